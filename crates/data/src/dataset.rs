@@ -1,0 +1,192 @@
+//! Opening and reading a data set.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use strand_store::{Location, StoreError, xxh3};
+use tokio::sync::OnceCell;
+
+use crate::decode::decode_group;
+use crate::error::Place;
+use crate::manifest::{MANIFEST, MAX_MANIFEST_BYTES, Shard};
+use crate::{DataError, Manifest, Row, footer};
+
+/// Parsed footers that stay in memory.
+const FOOTERS_KEPT: usize = 256;
+/// Bytes read at once where a whole shard is verified.
+const VERIFY_CHUNK: u64 = 16 << 20;
+
+/// A data set that can be read. Cheap to clone.
+#[derive(Clone)]
+pub struct Dataset {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    location: Location,
+    manifest: Manifest,
+    footers: Mutex<Footers>,
+}
+
+type Footer = Arc<OnceCell<ArrowReaderMetadata>>;
+
+#[derive(Default)]
+struct Footers {
+    by_shard: HashMap<usize, Footer>,
+    /// Shards in the order they came in.
+    order: VecDeque<usize>,
+}
+
+impl Footers {
+    fn of(&mut self, shard: usize) -> Footer {
+        if let Some(footer) = self.by_shard.get(&shard) {
+            return footer.clone();
+        }
+        if self.order.len() == FOOTERS_KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_shard.remove(&oldest);
+        }
+        self.order.push_back(shard);
+        self.by_shard.entry(shard).or_default().clone()
+    }
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dataset({}, {} rows)", self.inner.location, self.num_rows())
+    }
+}
+
+impl Dataset {
+    /// Opens a folder or URL: one request, for the manifest.
+    ///
+    /// # Errors
+    /// [`DataError::MissingManifest`], [`DataError::Manifest`] and [`DataError::Store`].
+    pub async fn open(url: &str) -> Result<Dataset, DataError> {
+        Self::open_at(Location::open(url)?).await
+    }
+
+    /// As [`Self::open`], at a location.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_at(location: Location) -> Result<Dataset, DataError> {
+        let json = match location.get_bounded(MANIFEST, MAX_MANIFEST_BYTES).await {
+            Err(StoreError::NotFound { .. }) => {
+                return Err(DataError::MissingManifest { url: location.url() });
+            }
+            json => json?,
+        };
+        let manifest = Manifest::parse(&location.url_of(MANIFEST), &json)?;
+        let footers = Mutex::default();
+        Ok(Dataset { inner: Arc::new(Inner { location, manifest, footers }) })
+    }
+
+    /// What the data set holds.
+    pub fn manifest(&self) -> &Manifest {
+        &self.inner.manifest
+    }
+
+    /// Where it lies.
+    pub fn location(&self) -> &Location {
+        &self.inner.location
+    }
+
+    /// Rows of all shards.
+    pub fn num_rows(&self) -> u64 {
+        self.manifest().num_rows()
+    }
+
+    /// Reads a row group: its bytes and, the first time, the shard's footer, at once. Every row is checked against
+    /// its checksum; features point into the fetched bytes.
+    ///
+    /// # Errors
+    /// [`DataError::MissingShard`], [`DataError::Truncated`], [`DataError::Checksum`], [`DataError::Shard`] and
+    /// [`DataError::Store`]. All name the shard, most the row group, a damaged sample its row.
+    pub async fn read_group(&self, shard: usize, group: usize) -> Result<Vec<Row>, DataError> {
+        let description = self.shard(shard)?;
+        let place = Place::group(self.inner.location.url_of(&description.path), group);
+        let Some(group) = description.groups.get(group).cloned() else {
+            return Err(DataError::Settings(format!("{place}: there is no such row group")));
+        };
+        let bytes = self.read(description, group.range());
+        let (bytes, footer) = tokio::try_join!(bytes, self.footer(shard, description))?;
+        let shape = self.manifest().row_shape();
+        let task = place.clone();
+        guarded(&place, move || decode_group(&task, footer, &group, shape, bytes)).await
+    }
+
+    /// Reads all of a shard and checks every byte: its BLAKE3, its footer, every row. Returns its rows.
+    ///
+    /// # Errors
+    /// As [`Self::read_group`].
+    pub async fn verify_shard(&self, shard: usize) -> Result<u64, DataError> {
+        let description = self.shard(shard)?;
+        let mut rows = 0;
+        for group in 0..description.groups.len() {
+            rows += self.read_group(shard, group).await?.len() as u64;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut start = 0;
+        while start < description.bytes {
+            let end = (start + VERIFY_CHUNK).min(description.bytes);
+            hasher.update(&self.read(description, start..end).await?);
+            start = end;
+        }
+        let size = self.inner.location.size(&description.path).await?;
+        if size != description.bytes || hasher.finalize().to_hex().as_str() != description.blake3 {
+            let place = Place::shard(self.inner.location.url_of(&description.path));
+            return Err(DataError::Checksum { place, what: "the shard".to_owned() });
+        }
+        Ok(rows)
+    }
+
+    fn shard(&self, shard: usize) -> Result<&Shard, DataError> {
+        let missing =
+            || DataError::Settings(format!("{}: there is no shard {shard}", self.inner.location));
+        self.manifest().shards.get(shard).ok_or_else(missing)
+    }
+
+    async fn read(&self, shard: &Shard, range: std::ops::Range<u64>) -> Result<Bytes, DataError> {
+        let place = || Place::shard(self.inner.location.url_of(&shard.path));
+        self.inner.location.get_range(&shard.path, range).await.map_err(|error| match error {
+            StoreError::NotFound { .. } => DataError::MissingShard { place: place() },
+            StoreError::Truncated { bytes, .. } => {
+                DataError::Truncated { place: place(), bytes, expected: shard.bytes }
+            }
+            error => error.into(),
+        })
+    }
+
+    async fn footer(&self, index: usize, shard: &Shard) -> Result<ArrowReaderMetadata, DataError> {
+        // Nothing can panic while the lock is held.
+        let cell = self.inner.footers.lock().unwrap_or_else(PoisonError::into_inner).of(index);
+        cell.get_or_try_init(|| self.fetch_footer(shard)).await.cloned()
+    }
+
+    async fn fetch_footer(&self, shard: &Shard) -> Result<ArrowReaderMetadata, DataError> {
+        let tail = self.read(shard, shard.footer_range()).await?;
+        let place = Place::shard(self.inner.location.url_of(&shard.path));
+        if xxh3(&tail[..shard.footer_bytes as usize]) != shard.footer_xxh3.0 {
+            return Err(DataError::Checksum { place, what: "the footer".to_owned() });
+        }
+        let (task, shard) = (place.clone(), shard.clone());
+        let parse = move || {
+            footer::check(&shard, &tail).map_err(|reason| DataError::Shard { place: task, reason })
+        };
+        guarded(&place, parse).await
+    }
+}
+
+/// Runs work off the I/O threads. A library that panics on what it read is one more kind of bad shard.
+async fn guarded<T: Send + 'static>(
+    place: &Place,
+    work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
+) -> Result<T, DataError> {
+    let reason = "the parquet reader gave up on it".to_owned();
+    let failed = |_| DataError::Shard { place: place.clone(), reason };
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}

@@ -1,0 +1,239 @@
+//! Rows of a fetched row group.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type, UInt64Type};
+use arrow_array::{
+    BinaryViewArray, ListArray, PrimitiveArray, RecordBatch, StringArray, StructArray,
+};
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::{ChunkReader, Length};
+use strand_store::xxh3;
+
+use crate::error::Place;
+use crate::footer::{check_pages, chunk};
+use crate::manifest::Group;
+use crate::pages::plain_values;
+use crate::row::RowShape;
+use crate::schema::{CHECKSUMS, FEATURES};
+use crate::{DataError, Media, Qa, Row};
+
+/// The bytes of one row group, at their place in a file that is otherwise not there.
+struct FilePart {
+    offset: u64,
+    bytes: Bytes,
+}
+
+impl FilePart {
+    fn slice(&self, start: u64, length: Option<usize>) -> ParquetResult<Bytes> {
+        let start = start.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
+        let slice = start.and_then(|start| {
+            let end = length.map_or(Some(self.bytes.len()), |length| start.checked_add(length))?;
+            (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+        });
+        slice.ok_or_else(|| ParquetError::EOF("bytes outside of the row group".to_owned()))
+    }
+}
+
+impl Length for FilePart {
+    fn len(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for FilePart {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(self.slice(start, None)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        self.slice(start, Some(length))
+    }
+}
+
+/// Decodes a row group, every checksum checked. Features point into `bytes`.
+pub(crate) fn decode_group(
+    place: &Place,
+    footer: ArrowReaderMetadata,
+    group: &Group,
+    shape: RowShape,
+    bytes: Bytes,
+) -> Result<Vec<Row>, DataError> {
+    let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
+    let index = place.group.unwrap_or_default();
+    let found = footer
+        .metadata()
+        .row_groups()
+        .get(index)
+        .ok_or_else(|| bad("not in the footer".to_owned()))?;
+    if xxh3(&bytes) != group.xxh3.0 {
+        return Err(damage(place, found, group, &bytes));
+    }
+    check_pages(found, group, &bytes).map_err(bad)?;
+    read_rows(place, footer, group, shape, bytes)
+}
+
+/// Where a damaged row group is damaged: a row where it is one's features, else the row group.
+fn damage(place: &Place, found: &RowGroupMetaData, group: &Group, bytes: &[u8]) -> DataError {
+    let values = |column, size| plain_values(chunk(found.column(column), group, bytes)?, size);
+    let checksums = values(CHECKSUMS, Some(8)).unwrap_or_default();
+    let features = values(FEATURES, None).unwrap_or_default();
+    let differs = |(features, checksum): (&[u8], &[u8])| xxh3(features).to_le_bytes() != checksum;
+    match features.into_iter().zip(checksums).position(differs) {
+        Some(row) => DataError::Checksum { place: place.row(row), what: "the features".to_owned() },
+        None => DataError::Checksum { place: place.clone(), what: "the row group".to_owned() },
+    }
+}
+
+fn read_rows(
+    place: &Place,
+    footer: ArrowReaderMetadata,
+    group: &Group,
+    shape: RowShape,
+    bytes: Bytes,
+) -> Result<Vec<Row>, DataError> {
+    let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
+    let index = place.group.unwrap_or_default();
+    let part = FilePart { offset: group.offset, bytes: bytes.clone() };
+    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(part, footer)
+        .with_row_groups(vec![index])
+        .with_batch_size(group.rows as usize)
+        .build()
+        .map_err(|error| bad(error.to_string()))?;
+    let mut rows = Vec::with_capacity(group.rows as usize);
+    for batch in batches {
+        let batch = batch.map_err(|error| bad(error.to_string()))?;
+        let columns =
+            Columns::new(&batch).ok_or_else(|| bad("a column has another type".to_owned()))?;
+        for i in 0..batch.num_rows() {
+            rows.push(columns.row(i, &place.row(rows.len()), shape, &bytes)?);
+        }
+    }
+    if rows.len() as u64 != group.rows {
+        return Err(bad(format!("{} rows, the manifest says {}", rows.len(), group.rows)));
+    }
+    Ok(rows)
+}
+
+/// The columns of a record batch, by their types.
+struct Columns<'a> {
+    id: &'a StringArray,
+    video: &'a StringArray,
+    media: &'a StringArray,
+    frames: &'a PrimitiveArray<Int32Type>,
+    tokens: &'a PrimitiveArray<Int32Type>,
+    features: &'a BinaryViewArray,
+    xxh3: &'a PrimitiveArray<UInt64Type>,
+    seconds: &'a ListArray,
+    qa: &'a ListArray,
+    pairs: Pairs<'a>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(batch: &'a RecordBatch) -> Option<Columns<'a>> {
+        let column = |name| batch.column_by_name(name);
+        let qa = column("qa")?.as_list_opt()?;
+        Some(Columns {
+            id: column("id")?.as_string_opt()?,
+            video: column("video")?.as_string_opt()?,
+            media: column("media")?.as_string_opt()?,
+            frames: column("frames")?.as_primitive_opt()?,
+            tokens: column("tokens")?.as_primitive_opt()?,
+            features: column("features")?.as_binary_view_opt()?,
+            xxh3: column("xxh3")?.as_primitive_opt()?,
+            seconds: column("seconds")?.as_list_opt()?,
+            qa,
+            pairs: Pairs::new(qa.values().as_struct_opt()?)?,
+        })
+    }
+
+    fn row(
+        &self,
+        i: usize,
+        place: &Place,
+        shape: RowShape,
+        bytes: &Bytes,
+    ) -> Result<Row, DataError> {
+        let id = self.id.value(i).to_owned();
+        let features = self.features.value(i);
+        if xxh3(features) != self.xxh3.value(i) {
+            let what = format!("the features of sample `{id}`");
+            return Err(DataError::Checksum { place: place.clone(), what });
+        }
+        let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
+        let media = self.media.value(i);
+        let row = Row {
+            id,
+            video: self.video.value(i).to_owned(),
+            media: Media::parse(media).ok_or_else(|| bad(format!("unknown media `{media}`")))?,
+            frames: usize::try_from(self.frames.value(i)).unwrap_or_default(),
+            tokens: usize::try_from(self.tokens.value(i)).unwrap_or_default(),
+            features: shared(bytes, features),
+            seconds: self
+                .seconds(i)
+                .ok_or_else(|| bad("the times have another type".to_owned()))?,
+            qa: range(self.qa, i).map(|j| self.pairs.get(j)).collect(),
+        };
+        match shape.refuse(&row) {
+            Some(reason) => Err(bad(format!("sample `{}`: {reason}", row.id))),
+            None => Ok(row),
+        }
+    }
+
+    fn seconds(&self, i: usize) -> Option<Vec<f32>> {
+        let values = self.seconds.values().as_primitive_opt::<Float32Type>()?;
+        values.values().get(range(self.seconds, i)).map(<[f32]>::to_vec)
+    }
+}
+
+/// The columns below `qa`.
+struct Pairs<'a> {
+    instruction: &'a StringArray,
+    question: &'a StringArray,
+    answer: &'a StringArray,
+    options: &'a ListArray,
+    option: &'a StringArray,
+    kind: &'a StringArray,
+}
+
+impl<'a> Pairs<'a> {
+    fn new(structs: &'a StructArray) -> Option<Pairs<'a>> {
+        let column = |name| structs.column_by_name(name);
+        let options: &ListArray = column("options")?.as_list_opt()?;
+        Some(Pairs {
+            instruction: column("instruction")?.as_string_opt()?,
+            question: column("question")?.as_string_opt()?,
+            answer: column("answer")?.as_string_opt()?,
+            options,
+            option: options.values().as_string_opt()?,
+            kind: column("kind")?.as_string_opt()?,
+        })
+    }
+
+    fn get(&self, j: usize) -> Qa {
+        Qa {
+            instruction: self.instruction.value(j).to_owned(),
+            question: self.question.value(j).to_owned(),
+            answer: self.answer.value(j).to_owned(),
+            options: range(self.options, j).map(|k| self.option.value(k).to_owned()).collect(),
+            kind: self.kind.value(j).to_owned(),
+        }
+    }
+}
+
+fn range(list: &ListArray, i: usize) -> std::ops::Range<usize> {
+    let offsets = list.value_offsets();
+    offsets[i] as usize..offsets[i + 1] as usize
+}
+
+/// `part` as a piece of `whole` where it lies inside, else a copy (values of up to 12 bytes are kept inline).
+fn shared(whole: &Bytes, part: &[u8]) -> Bytes {
+    let inside = whole.as_ptr_range().contains(&part.as_ptr())
+        && part.as_ptr_range().end <= whole.as_ptr_range().end;
+    if inside { whole.slice_ref(part) } else { Bytes::copy_from_slice(part) }
+}

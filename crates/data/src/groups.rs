@@ -1,0 +1,177 @@
+//! Row groups in memory: fetched ahead in the order of their first use, within a budget of bytes, and kept for as
+//! long as a planned sample needs them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+
+use crate::{DataError, Dataset, Row, SampleRef};
+
+/// Requests under way at once.
+const MAX_IN_FLIGHT: usize = 16;
+
+/// A row group: set, shard, group.
+type Key = (usize, usize, usize);
+
+/// How much was fetched so far.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    pub groups: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+/// The row groups that planned samples need.
+pub(crate) struct Groups {
+    sets: Vec<Dataset>,
+    budget: u64,
+    /// Bytes of all groups that are there or on their way.
+    held: u64,
+    groups: HashMap<Key, Held>,
+    /// Groups that wait for room, in the order of their first use.
+    waiting: VecDeque<Key>,
+    fetches: JoinSet<(Key, Result<Vec<Row>, DataError>)>,
+    fetched: Arc<Fetched>,
+    /// Counts uses, to tell the group that was used longest ago.
+    clock: u64,
+}
+
+struct Held {
+    state: State,
+    /// Planned samples that still need it.
+    needed: usize,
+    used: u64,
+}
+
+enum State {
+    Waiting,
+    Fetching,
+    Ready(Arc<Vec<Row>>),
+    Failed(DataError),
+}
+
+impl Groups {
+    /// No groups yet. `ahead` bytes are fetched beyond the windows that are being read.
+    pub fn new(sets: Vec<Dataset>, ahead: u64, fetched: Arc<Fetched>) -> Groups {
+        // Below one window of each set the same groups would be fetched again and again.
+        let budget = sets.iter().map(window_bytes).sum::<u64>() + ahead;
+        let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
+        Groups { sets, budget, held: 0, groups, waiting, fetches, fetched, clock: 0 }
+    }
+
+    /// Plans for a sample: its group stays until [`Self::row`] was called for it.
+    pub fn plan(&mut self, at: SampleRef) {
+        let key = key(at);
+        let waiting = &mut self.waiting;
+        let held = self.groups.entry(key).or_insert_with(|| {
+            waiting.push_back(key);
+            Held { state: State::Waiting, needed: 0, used: 0 }
+        });
+        held.needed += 1;
+    }
+
+    /// Starts what fits. True where nothing waits any more, so that more can be planned.
+    pub fn start(&mut self) -> bool {
+        while let Some(&next) = self.waiting.front() {
+            if self.fetches.len() >= MAX_IN_FLIGHT || !self.make_room(next) {
+                return false;
+            }
+            self.waiting.pop_front();
+            self.fetch(next);
+        }
+        true
+    }
+
+    /// The planned row, once its group is there.
+    ///
+    /// # Errors
+    /// What fetching its group ended with.
+    pub async fn row(&mut self, at: SampleRef) -> Result<(Arc<Vec<Row>>, usize), DataError> {
+        let key = key(at);
+        loop {
+            match self.take(key)? {
+                Some(rows) => return Ok((rows, at.row)),
+                None => self.absorb().await?,
+            }
+        }
+    }
+
+    fn take(&mut self, key: Key) -> Result<Option<Arc<Vec<Row>>>, DataError> {
+        let Some(held) = self.groups.get_mut(&key) else {
+            return Err(DataError::Stopped);
+        };
+        match &mut held.state {
+            State::Ready(rows) => {
+                self.clock += 1;
+                held.used = self.clock;
+                held.needed = held.needed.saturating_sub(1);
+                Ok(Some(rows.clone()))
+            }
+            State::Fetching => Ok(None),
+            State::Waiting => {
+                // What is needed now is fetched even beyond the budget, or nothing would move.
+                self.waiting.retain(|waiting| *waiting != key);
+                self.make_room(key);
+                self.fetch(key);
+                Ok(None)
+            }
+            State::Failed(error) => Err(std::mem::replace(error, DataError::Stopped)),
+        }
+    }
+
+    /// Waits for any fetch to end and fills the gap it leaves.
+    async fn absorb(&mut self) -> Result<(), DataError> {
+        let Some(Ok((key, rows))) = self.fetches.join_next().await else {
+            return Err(DataError::Stopped);
+        };
+        if let Some(held) = self.groups.get_mut(&key) {
+            held.state = rows.map_or_else(State::Failed, |rows| State::Ready(Arc::new(rows)));
+        }
+        self.start();
+        Ok(())
+    }
+
+    fn fetch(&mut self, key: Key) {
+        let (set, shard, group) = key;
+        let bytes = self.bytes(key);
+        self.held += bytes;
+        self.fetched.groups.fetch_add(1, Ordering::Relaxed);
+        self.fetched.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(held) = self.groups.get_mut(&key) {
+            held.state = State::Fetching;
+        }
+        let set = self.sets[set].clone();
+        self.fetches.spawn(async move { (key, set.read_group(shard, group).await) });
+    }
+
+    /// Whether a group fits, where need be in place of groups that no planned sample needs.
+    fn make_room(&mut self, key: Key) -> bool {
+        let bytes = self.bytes(key);
+        while self.held + bytes > self.budget {
+            let unneeded = self.groups.iter().filter(|(_, held)| held.needed == 0);
+            let Some(oldest) = unneeded.min_by_key(|(_, held)| held.used).map(|(&key, _)| key)
+            else {
+                return false;
+            };
+            self.groups.remove(&oldest);
+            self.held -= self.bytes(oldest);
+        }
+        true
+    }
+
+    fn bytes(&self, (set, shard, group): Key) -> u64 {
+        self.sets[set].manifest().shards[shard].groups[group].bytes
+    }
+}
+
+fn key(at: SampleRef) -> Key {
+    (at.set, at.shard, at.group)
+}
+
+/// Bytes of the largest window that a set may have.
+fn window_bytes(set: &Dataset) -> u64 {
+    let groups = set.manifest().shards.iter().flat_map(|shard| &shard.groups);
+    let largest = groups.clone().map(|group| group.bytes).max().unwrap_or_default();
+    largest * (groups.count() as u64).min(crate::epoch::WINDOW)
+}

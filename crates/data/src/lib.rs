@@ -1,0 +1,43 @@
+//! Data sets of features: written once as parquet shards, streamed in an order that is a pure function.
+//!
+//! - [`ShardWriter`] writes a data set, [`Dataset`] reads it, [`Manifest`] describes it.
+//! - [`Loader`] gives a rank its batches in the [`Order`], from a [`Cursor`] on.
+//! - [`draw`] and [`frames`] choose what a visit to a sample sees.
+//! - [`Prompter`] turns questions and answers into token ids.
+
+#[cfg(test)]
+mod damage;
+mod dataset;
+mod decode;
+mod draw;
+mod epoch;
+mod error;
+mod footer;
+pub mod frames;
+mod groups;
+mod loader;
+mod manifest;
+mod order;
+mod pages;
+mod permute;
+mod prompts;
+mod row;
+mod sample;
+mod schema;
+#[cfg(test)]
+mod stream;
+#[cfg(test)]
+mod testing;
+mod writer;
+
+pub use dataset::Dataset;
+pub use draw::{below, draw};
+pub use error::{DataError, Place};
+pub use frames::FrameRule;
+pub use loader::{Batch, Loader, LoaderOptions};
+pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
+pub use order::{Cursor, Order, SampleRef, cut};
+pub use prompts::{PromptStyle, Prompter, Tokens};
+pub use row::{Dtype, Encoder, Media, Qa, Row};
+pub use sample::Sample;
+pub use writer::{ShardWriter, WriterOptions};

@@ -1,0 +1,24 @@
+//! ST-LLM's model: LLaMA under tensor parallelism, the video input, masking and masked video modelling.
+//!
+//! [`VideoLm`] holds one tensor-parallel rank's slices. [`VideoLm::losses`] takes a micro-batch of ragged samples and
+//! returns sums of losses with their counts; who trains divides them once, by the counts of the whole step.
+
+mod batch;
+mod config;
+mod error;
+mod frames;
+mod init;
+mod llama;
+mod lm_loss;
+mod mvm;
+mod parallel;
+mod parameter;
+mod rope;
+mod video_lm;
+
+pub use batch::Sample;
+pub use config::{Config, VideoInput};
+pub use error::ModelError;
+pub use frames::local_frame_indices;
+pub use parameter::{Parameter, Parameters, Partition, Slice};
+pub use video_lm::{Losses, Pass, VideoLm};

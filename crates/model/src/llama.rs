@@ -1,0 +1,181 @@
+//! LLaMA's transformer (arXiv 2302.13971) with grouped-query attention, tensor-parallel.
+
+use strand_comm::Group;
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::parallel::{copy_to_ranks, sum_of_ranks};
+use crate::parameter::Parameters;
+use crate::rope::Rope;
+
+/// The layers and the final norm: hidden states in, hidden states out.
+pub struct Llama {
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head_dim: i64,
+    rope_theta: f64,
+}
+
+impl Llama {
+    pub fn new(config: &Config, parameters: &Parameters, tp: &Group) -> Result<Llama, ModelError> {
+        let layer = |i| Layer::new(config, parameters, &format!("model.layers.{i}"), tp);
+        Ok(Llama {
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            norm: RmsNorm::new(parameters, "model.norm", config.rms_norm_eps)?,
+            head_dim: config.head_dim(),
+            rope_theta: config.rope_theta,
+        })
+    }
+
+    /// `x` `[batch, length, hidden]` → hidden states after the final norm, same shape.
+    ///
+    /// Attention is causal and positions count from 0. Padding stands on the right, where no real token sees it.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let rope = Rope::new(x.size()[1], self.head_dim, self.rope_theta, x.kind(), x.device());
+        let mut x = x.shallow_clone();
+        for layer in &self.layers {
+            x = layer.forward(&x, &rope)?;
+        }
+        Ok(self.norm.forward(&x))
+    }
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_attention_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    fn new(
+        config: &Config,
+        parameters: &Parameters,
+        name: &str,
+        tp: &Group,
+    ) -> Result<Layer, ModelError> {
+        let norm = |part| RmsNorm::new(parameters, &format!("{name}.{part}"), config.rms_norm_eps);
+        Ok(Layer {
+            input_norm: norm("input_layernorm")?,
+            attention: Attention::new(config, parameters, &format!("{name}.self_attn"), tp)?,
+            post_attention_norm: norm("post_attention_layernorm")?,
+            mlp: Mlp::new(parameters, &format!("{name}.mlp"), tp)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor, ModelError> {
+        let x = x + self.attention.forward(&self.input_norm.forward(x), rope)?;
+        let out = self.mlp.forward(&self.post_attention_norm.forward(&x))?;
+        Ok(x + out)
+    }
+}
+
+/// Column-parallel queries, keys and values; row-parallel output.
+struct Attention {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    head_dim: i64,
+    /// Where ranks share key-value heads: the first row of this rank's head.
+    shared_kv_row: Option<i64>,
+    tp: Group,
+}
+
+impl Attention {
+    fn new(
+        config: &Config,
+        parameters: &Parameters,
+        name: &str,
+        tp: &Group,
+    ) -> Result<Attention, ModelError> {
+        let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
+        let (rank, size) = (tp.rank() as i64, tp.size() as i64);
+        let shared_kv_row = config
+            .replicates_kv(size)
+            .then(|| rank * config.num_key_value_heads / size * config.head_dim());
+        Ok(Attention {
+            q: weight("q")?,
+            k: weight("k")?,
+            v: weight("v")?,
+            o: weight("o")?,
+            head_dim: config.head_dim(),
+            shared_kv_row,
+            tp: tp.clone(),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor, ModelError> {
+        let (batch, length) = (x.size()[0], x.size()[1]);
+        let x = copy_to_ranks(x, &self.tp)?;
+        let heads =
+            |w: &Tensor| linear(&x, w).view([batch, length, -1, self.head_dim]).transpose(1, 2);
+        let q = rope.turn(&heads(&self.q));
+        let k = rope.turn(&heads(&self.kv_weight(&self.k)?));
+        let v = heads(&self.kv_weight(&self.v)?);
+        let repeats = q.size()[1] / k.size()[1];
+        let (k, v) = (repeat_heads(&k, repeats), repeat_heads(&v, repeats));
+        let out = Tensor::scaled_dot_product_attention::<Tensor>(
+            &q, &k, &v, None, 0.0, true, None, false,
+        );
+        let out = out.transpose(1, 2).reshape([batch, length, -1]);
+        sum_of_ranks(&linear(&out, &self.o), &self.tp)
+    }
+
+    /// The weight of this rank's key or value heads. A shared head's gradient is the sum over all ranks.
+    fn kv_weight(&self, weight: &Tensor) -> Result<Tensor, ModelError> {
+        match self.shared_kv_row {
+            None => Ok(weight.shallow_clone()),
+            Some(row) => Ok(copy_to_ranks(weight, &self.tp)?.narrow(0, row, self.head_dim)),
+        }
+    }
+}
+
+fn repeat_heads(x: &Tensor, repeats: i64) -> Tensor {
+    if repeats == 1 { x.shallow_clone() } else { x.repeat_interleave_self_int(repeats, 1, None) }
+}
+
+/// SwiGLU: column-parallel gate and up, row-parallel down.
+struct Mlp {
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    tp: Group,
+}
+
+impl Mlp {
+    fn new(parameters: &Parameters, name: &str, tp: &Group) -> Result<Mlp, ModelError> {
+        let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
+        Ok(Mlp { gate: weight("gate")?, up: weight("up")?, down: weight("down")?, tp: tp.clone() })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let x = copy_to_ranks(x, &self.tp)?;
+        let inner = linear(&x, &self.gate).silu() * linear(&x, &self.up);
+        sum_of_ranks(&linear(&inner, &self.down), &self.tp)
+    }
+}
+
+/// RMSNorm (arXiv 1910.07467), in fp32 whatever the compute type.
+struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    fn new(parameters: &Parameters, name: &str, eps: f64) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm { weight: parameters.handle(&format!("{name}.weight"))?, eps })
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let wide = x.to_kind(Kind::Float);
+        let mean_square = wide.square().mean_dim(-1, true, Kind::Float);
+        (&wide * (mean_square + self.eps).rsqrt() * &self.weight).to_kind(x.kind())
+    }
+}
+
+/// `x` `[…, in]` times `weight` `[out, in]`, in `x`'s type.
+pub fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
+    x.linear::<Tensor>(&weight.to_kind(x.kind()), None)
+}

@@ -1,0 +1,159 @@
+//! The whole model: features and token ids in, losses out.
+
+use rand_chacha::ChaCha8Rng;
+use strand_comm::Group;
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::{Layout, Sample, Sequences};
+use crate::config::{Config, VideoInput};
+use crate::error::ModelError;
+use crate::frames::FrameEncoder;
+use crate::init;
+use crate::llama::Llama;
+use crate::lm_loss::LmHead;
+use crate::mvm::{Decoder, distance_sum};
+use crate::parallel::embed;
+use crate::parameter::Parameters;
+
+/// How a micro-batch goes through the model.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// The token path.
+    pub input: VideoInput,
+    /// Masked video modelling: off, or on with (`true`) or without the decoder.
+    pub mvm: Option<bool>,
+    /// Compute type.
+    pub kind: Kind,
+}
+
+/// What a micro-batch adds to the step's sums.
+pub struct Losses {
+    /// Language-model loss of each label, `[labels]`, fp32.
+    pub lm: Tensor,
+    /// The sample of each label.
+    pub label_samples: Vec<usize>,
+    /// Sum of the masked-video-modelling loss over the compared tokens, fp32; none where nothing is compared.
+    pub mvm_sum: Option<Tensor>,
+    /// Compared tokens.
+    pub num_compared: i64,
+}
+
+/// One tensor-parallel rank's slices of the model.
+pub struct VideoLm {
+    config: Config,
+    parameters: Parameters,
+    embed_tokens: Tensor,
+    frames: FrameEncoder,
+    llama: Llama,
+    lm_head: LmHead,
+    decoder: Option<Decoder>,
+    tp: Group,
+    device: Device,
+}
+
+impl VideoLm {
+    /// A model with freshly drawn weights; `draws` gives each parameter's name a generator of its own.
+    ///
+    /// # Errors
+    /// The sizes do not fit each other or the tensor-parallel size.
+    pub fn fresh(
+        config: Config,
+        init_std: f64,
+        tp: &Group,
+        device: Device,
+        draws: impl Fn(&str) -> ChaCha8Rng,
+    ) -> Result<VideoLm, ModelError> {
+        let (rank, size) = (tp.rank() as i64, tp.size() as i64);
+        let parameters = init::fresh(&config, init_std, rank, size, device, draws)?;
+        Ok(VideoLm {
+            embed_tokens: parameters.handle("model.embed_tokens.weight")?,
+            frames: FrameEncoder::new(&config, &parameters)?,
+            llama: Llama::new(&config, &parameters, tp)?,
+            lm_head: LmHead::new(&config, &parameters, tp)?,
+            decoder: config.mvm_decoder.then(|| Decoder::new(&parameters)).transpose()?,
+            config,
+            parameters,
+            tp: tp.clone(),
+            device,
+        })
+    }
+
+    /// The parameters, in an order that is the same on every rank.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Losses of a micro-batch. All tensor-parallel ranks pass the same samples.
+    ///
+    /// # Errors
+    /// A sample does not fit the model, or a collective failed.
+    pub fn losses(&self, samples: &[Sample], pass: Pass) -> Result<Losses, ModelError> {
+        let layout = Layout::new(samples, &self.config, pass.input, pass.mvm.is_some())?;
+        let source = self.source(samples, &layout, pass)?;
+        let student = self.hidden(&source, &layout.student)?;
+        let at_labels = student.index_select(0, &self.indices(&layout.label_positions));
+        let lm = self.lm_head.losses(&at_labels, &self.indices(&layout.labels))?;
+        let num_compared = layout.student_compared.len() as i64;
+        let mvm_sum = match pass.mvm {
+            Some(decoder) if num_compared > 0 => {
+                Some(self.mvm_sum(&source, &student, &layout, decoder)?)
+            }
+            _ => None,
+        };
+        Ok(Losses { lm, label_samples: layout.label_samples, mvm_sum, num_compared })
+    }
+
+    /// `[text tokens + visual tokens + 1, hidden]`: embeddings, projected features and a row of zeros for padding.
+    fn source(
+        &self,
+        samples: &[Sample],
+        layout: &Layout,
+        pass: Pass,
+    ) -> Result<Tensor, ModelError> {
+        let first = self.embed_tokens.size()[0] * self.tp.rank() as i64;
+        let ids = self.indices(&layout.text_ids);
+        let mut rows = vec![embed(&ids, &self.embed_tokens, first, &self.tp)?.to_kind(pass.kind)];
+        for group in &layout.groups {
+            let features: Vec<&Tensor> = group.iter().map(|&i| &samples[i].features).collect();
+            let features = Tensor::stack(&features, 0).to_device(self.device).to_kind(pass.kind);
+            rows.push(self.frames.forward(&features, pass.input)?.flatten(0, 1));
+        }
+        rows.push(Tensor::zeros([1, self.config.hidden_size], (pass.kind, self.device)));
+        Ok(Tensor::cat(&rows, 0))
+    }
+
+    /// Hidden states after the final norm, `[batch · length, hidden]`.
+    fn hidden(&self, source: &Tensor, sequences: &Sequences) -> Result<Tensor, ModelError> {
+        let shape = [sequences.batch, sequences.length, self.config.hidden_size];
+        let inputs = source.index_select(0, &self.indices(&sequences.rows)).view(shape);
+        Ok(self.llama.forward(&inputs)?.flatten(0, 1))
+    }
+
+    /// The teacher has the same weights, sees every token, and stops at the last visual one: attention is causal.
+    fn mvm_sum(
+        &self,
+        source: &Tensor,
+        student: &Tensor,
+        layout: &Layout,
+        decoder: bool,
+    ) -> Result<Tensor, ModelError> {
+        let teacher = tch::no_grad(|| self.hidden(&source.detach(), &layout.teacher))?;
+        let teacher = teacher.index_select(0, &self.indices(&layout.teacher_compared));
+        let student = student.index_select(0, &self.indices(&layout.student_compared));
+        let student = match (&self.decoder, decoder) {
+            (Some(decoder), true) => decoder.forward(&student),
+            (None, true) => return Err(ModelError::Config("the model has no MVM decoder".into())),
+            (_, false) => student,
+        };
+        Ok(distance_sum(&student, &teacher))
+    }
+
+    fn indices(&self, values: &[i64]) -> Tensor {
+        Tensor::from_slice(values).to_device(self.device)
+    }
+}

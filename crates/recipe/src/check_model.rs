@@ -1,0 +1,175 @@
+//! Shapes of the model, and how the mesh cuts them.
+
+use crate::problem::Findings;
+use crate::{Batch, Llama, Recipe, VideoInput};
+
+impl Recipe {
+    pub(crate) fn check_model(&self, findings: &mut Findings) {
+        check_llama(&self.model.llama, findings);
+        check_heads(&self.model.llama, findings);
+        self.check_tensor_parallel(findings);
+        findings.positive("model.feature_size", self.model.feature_size);
+        findings.number("model.init_std", self.model.init_std, "0 or more", |std| std >= 0.0);
+        self.check_adapter(findings);
+        self.check_batch("batch", self.batch, findings);
+    }
+
+    fn check_adapter(&self, findings: &mut Findings) {
+        if let Some(size) = self.model.adapter_size {
+            findings.positive("model.adapter_size", size);
+            return;
+        }
+        let needs = |input| input == VideoInput::GlobalLocal;
+        if let Some(stage) = self.stages.iter().find(|stage| needs(stage.video.input)) {
+            let message =
+                format!("stage `{}` has `input: global_local`, which needs it", stage.name);
+            let hint = "set it to a quarter of hidden_size, as the paper does".to_owned();
+            findings.error("model.adapter_size", message, Some(hint));
+        }
+    }
+
+    fn check_tensor_parallel(&self, findings: &mut Findings) {
+        let llama = &self.model.llama;
+        let tp = self.parallel.tp;
+        findings.positive("parallel.tp", tp);
+        if let Some(dp) = self.parallel.dp {
+            findings.positive("parallel.dp", dp);
+        }
+        if tp == 0 {
+            return;
+        }
+        divides("num_attention_heads", llama.num_attention_heads, tp, findings);
+        divides("intermediate_size", llama.intermediate_size, tp, findings);
+        if !self.parallel.pad_vocab {
+            divides("vocab_size", llama.vocab_size, tp, findings);
+        }
+        let kv_heads = key_value_heads(llama);
+        if kv_heads > 0 && !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
+            let message = format!(
+                "{kv_heads} key and value heads and parallel.tp = {tp}: neither divides the other"
+            );
+            findings.error("model.llama.num_key_value_heads", message, None);
+        }
+    }
+
+    pub(crate) fn check_batch(&self, path: &str, batch: Batch, findings: &mut Findings) {
+        findings.positive(format!("{path}.global"), batch.global);
+        let dp = self.parallel.dp.unwrap_or(1);
+        if batch.global > 0 && batch.global < dp {
+            let message = format!("{} samples cannot feed parallel.dp = {dp} ranks", batch.global);
+            findings.error(format!("{path}.global"), message, None);
+        }
+        let Some(micro) = batch.micro else { return };
+        findings.positive(format!("{path}.micro"), micro);
+        let share = batch.global.div_ceil(dp.max(1));
+        if micro > share {
+            let message = format!("{micro} is more than a rank's share of {share}");
+            findings.warning(
+                format!("{path}.micro"),
+                message,
+                "remove it: the whole share is the default",
+            );
+        }
+    }
+}
+
+fn key_value_heads(llama: &Llama) -> usize {
+    llama.num_key_value_heads.unwrap_or(llama.num_attention_heads)
+}
+
+fn check_llama(llama: &Llama, findings: &mut Findings) {
+    let sizes = [
+        ("vocab_size", llama.vocab_size),
+        ("hidden_size", llama.hidden_size),
+        ("intermediate_size", llama.intermediate_size),
+        ("num_hidden_layers", llama.num_hidden_layers),
+        ("num_attention_heads", llama.num_attention_heads),
+        ("num_key_value_heads", key_value_heads(llama)),
+        ("max_position_embeddings", llama.max_position_embeddings),
+    ];
+    for (key, size) in sizes {
+        if key != "num_key_value_heads" || llama.num_key_value_heads.is_some() {
+            findings.positive(format!("model.llama.{key}"), size);
+        }
+    }
+    findings.number("model.llama.rms_norm_eps", llama.rms_norm_eps, "above 0", |eps| eps > 0.0);
+    findings.number("model.llama.rope_theta", llama.rope_theta, "above 0", |theta| theta > 0.0);
+}
+
+fn check_heads(llama: &Llama, findings: &mut Findings) {
+    let (hidden, heads, kv_heads) =
+        (llama.hidden_size, llama.num_attention_heads, key_value_heads(llama));
+    if heads == 0 || kv_heads == 0 {
+        return;
+    }
+    if !hidden.is_multiple_of(heads) {
+        let message = format!("{hidden} is not a multiple of num_attention_heads = {heads}");
+        findings.error("model.llama.hidden_size", message, None);
+    } else if !(hidden / heads).is_multiple_of(2) {
+        let message = format!(
+            "heads of {} values: the rotary embedding needs an even number",
+            hidden / heads
+        );
+        findings.error("model.llama.hidden_size", message, None);
+    }
+    if !heads.is_multiple_of(kv_heads) {
+        let message = format!("{kv_heads} does not divide num_attention_heads = {heads}");
+        findings.error("model.llama.num_key_value_heads", message, None);
+    }
+}
+
+fn divides(key: &str, size: usize, tp: usize, findings: &mut Findings) {
+    if !size.is_multiple_of(tp) {
+        let message = format!("{size} is not a multiple of parallel.tp = {tp}");
+        let hint = match key {
+            "vocab_size" => "set parallel.pad_vocab: true".to_owned(),
+            _ => "choose another parallel.tp".to_owned(),
+        };
+        findings.error(format!("model.llama.{key}"), message, Some(hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::tests::{assert_problem, problems};
+
+    #[test]
+    fn heads_must_fit_the_width() {
+        assert_problem(&["model.llama.hidden_size=98"], "not a multiple of num_attention_heads");
+        assert_problem(&["model.llama.hidden_size=100"], "even number");
+        assert_problem(&["model.llama.num_key_value_heads=3"], "does not divide");
+        assert_problem(&["model.llama.num_hidden_layers=0"], "at least 1");
+        assert_problem(&["model.llama.rms_norm_eps=0"], "rms_norm_eps: must be above 0, not 0");
+    }
+
+    #[test]
+    fn tensor_parallel_must_cut_evenly() {
+        let tp = "parallel.tp=3";
+        let found = problems(&[tp, "parallel.pad_vocab=false"]);
+        for key in [
+            "num_attention_heads: 4",
+            "intermediate_size: 256",
+            "vocab_size: 101",
+            "num_key_value_heads: 4",
+        ] {
+            assert!(found.iter().any(|one| one.contains(key)), "{key} in {found:#?}");
+        }
+        assert_eq!(found.len(), 4);
+        assert_problem(&["parallel.tp=0"], "at least 1");
+        assert_eq!(problems(&["parallel.tp=4", "model.llama.num_key_value_heads=2"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_step_feeds_every_rank() {
+        assert_problem(&["parallel.dp=16"], "8 samples cannot feed");
+        assert_problem(&["batch.global=0"], "at least 1");
+        assert_problem(&["batch.micro=9"], "more than a rank's share of 8");
+    }
+
+    #[test]
+    fn global_local_needs_its_adapter() {
+        let input = "stages.all.video.input=global_local";
+        assert_problem(&[input], "stage `all` has `input: global_local`");
+        assert_eq!(problems(&[input, "model.adapter_size=24"]), [""; 0]);
+    }
+}

@@ -1,0 +1,29 @@
+//! Files and objects behind one URL.
+//!
+//! A [`Location`] is a folder: a local path, a `file://` URL or an `s3://bucket/prefix` URL. Paths given to its
+//! methods are relative to it, with `/` between names. Every write is atomic: readers see the old object, the new
+//! one or none, never a part of one.
+
+#[cfg(test)]
+mod conformance;
+mod error;
+mod location;
+mod read;
+mod write;
+
+pub use error::StoreError;
+pub use location::Location;
+pub use read::Entry;
+
+/// XXH3-64 of some bytes (seed 0), the checksum that shards and checkpoints carry.
+pub fn xxh3(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn xxh3_never_changes() {
+        assert_eq!(super::xxh3(b""), 0x2d06_8005_38d3_94c2);
+    }
+}

@@ -1,0 +1,19 @@
+//! What a run says about itself: metrics, evaluations, progress, logs, and the report made of them.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod error;
+pub mod evaluation;
+mod jsonl;
+pub mod logging;
+pub mod metrics;
+mod progress;
+pub mod report;
+mod terminal;
+
+pub use error::TelemetryError;
+pub use evaluation::{Evaluation, Score};
+pub use metrics::{Metrics, MetricsWriter, TokenCounts};
+pub use progress::Progress;
+pub use report::Report;
+pub use terminal::say;

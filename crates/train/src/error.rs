@@ -1,0 +1,220 @@
+//! Why a run stopped.
+
+use strand_checkpoint::CheckpointError;
+use strand_comm::CommError;
+use strand_data::DataError;
+use strand_model::ModelError;
+use strand_recipe::RecipeError;
+use strand_store::StoreError;
+use strand_telemetry::TelemetryError;
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A collective failed.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The model refused a sample or its own sizes.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model refused a micro-batch.
+    #[error("step {step}, samples {ids:?}")]
+    Batch {
+        /// The step.
+        step: u64,
+        /// This rank's samples of the step.
+        ids: Vec<String>,
+        /// The reason.
+        #[source]
+        source: Box<TrainError>,
+    },
+    /// A backward pass failed.
+    #[error("backward pass")]
+    Backward(#[source] tch::TchError),
+    /// A tensor could not be read or written.
+    #[error("tensor")]
+    Tensor(#[source] tch::TchError),
+    /// A data set cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Features that do not have the shape that their row says.
+    #[error("sample {id}: features")]
+    Features {
+        /// The sample.
+        id: String,
+        /// libtorch's words.
+        #[source]
+        source: tch::TchError,
+    },
+    /// A stage names a data set that the recipe does not have.
+    #[error("the recipe has no data set {set}")]
+    UnknownSet {
+        /// Its name.
+        set: String,
+    },
+    /// A data set of another feature size.
+    #[error("data set {set}: features of {dim} values, but model.feature_size is {feature_size}")]
+    FeatureSize {
+        /// Its name.
+        set: String,
+        /// Its feature size.
+        dim: usize,
+        /// The model's.
+        feature_size: usize,
+    },
+    /// A tokenizer with more ids than the model.
+    #[error("tokenizer {path}: ids up to {}, but model.llama.vocab_size is {vocab}", ids - 1)]
+    Vocabulary {
+        /// The tokenizer.
+        path: String,
+        /// One more than its greatest id.
+        ids: usize,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// A held-out question whose answer is not among its options.
+    #[error("held-out row {id}: the answer {answer:?} is not among its options")]
+    NoRightOption {
+        /// The row.
+        id: String,
+        /// The answer.
+        answer: String,
+    },
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tensor of a checkpoint has another shape than the model's.
+    #[error("checkpoint: {name} has shape {stored:?}, the model's is {shape:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape in the checkpoint.
+        stored: Vec<u64>,
+        /// Its shape in the model.
+        shape: Vec<u64>,
+    },
+    /// A checkpoint of another recipe.
+    #[error("checkpoint at step {step} was written by another recipe")]
+    OtherRecipe {
+        /// Its step.
+        step: u64,
+    },
+    /// A checkpoint of a stage that the recipe does not have, or with steps that it does not reach.
+    #[error("checkpoint at step {step}: stage {stage} has no step {stage_step} in this recipe")]
+    OtherStage {
+        /// Its step.
+        step: u64,
+        /// Its stage.
+        stage: String,
+        /// Its step in the stage.
+        stage_step: u64,
+    },
+    /// The end of an earlier stage, which a stage starts from, is not among the checkpoints.
+    #[error("stage {stage} starts from the end of {from}, of which there is no checkpoint")]
+    NoStart {
+        /// The stage.
+        stage: String,
+        /// The stage it starts from.
+        from: String,
+    },
+    /// The patterns of a stage name no parameter that it uses.
+    #[error("stage {stage}: `train` names no parameter that the stage uses")]
+    NothingTrained {
+        /// The stage.
+        stage: String,
+    },
+    /// A loss or the gradient's norm is not finite.
+    #[error("step {step}: loss {loss}, gradient norm {norm}, samples of this rank {ids:?}")]
+    NonFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm.
+        norm: f64,
+        /// This rank's samples.
+        ids: Vec<String>,
+    },
+    /// Metrics cannot be written.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Storage of the run directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The recipe does not fit the world.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Messages between ranks.
+    #[error("message between ranks")]
+    Message(#[from] serde_json::Error),
+    /// The progress channel to the launcher is closed.
+    #[error("telling the launcher about progress")]
+    Progress(#[source] std::io::Error),
+}
+
+impl TrainError {
+    /// The process's exit code, as in the list of exit codes.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            TrainError::Batch { source, .. } => source.exit_code(),
+            TrainError::Model(ModelError::Config(_) | ModelError::Indivisible { .. }) => 2,
+            TrainError::Model(ModelError::Comm(_) | ModelError::Torch(_)) => 1,
+            TrainError::Model(_) => 4,
+            TrainError::Data(error) => error.exit_code(),
+            TrainError::Features { .. } | TrainError::NoRightOption { .. } => 4,
+            TrainError::FeatureSize { .. } => 4,
+            TrainError::UnknownSet { .. } | TrainError::Vocabulary { .. } => 2,
+            TrainError::Recipe(_) | TrainError::NothingTrained { .. } => 2,
+            TrainError::Checkpoint(_) | TrainError::Shape { .. } | TrainError::NoStart { .. } => 5,
+            TrainError::OtherRecipe { .. } | TrainError::OtherStage { .. } => 2,
+            TrainError::Store(error) => error.exit_code(),
+            TrainError::NonFinite { .. } => 6,
+            TrainError::Telemetry(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+
+    /// Whether another rank's failure is the likely cause.
+    pub fn is_peer_lost(&self) -> bool {
+        match self {
+            TrainError::Batch { source, .. } => source.is_peer_lost(),
+            TrainError::Comm(_) | TrainError::Model(ModelError::Comm(_)) => true,
+            // A collective inside the backward pass comes out as libtorch's exception.
+            TrainError::Backward(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            TrainError::Comm(error) => error.hint(),
+            TrainError::Model(error) => error.hint(),
+            TrainError::Batch { source, .. } => source.hint(),
+            TrainError::Data(error) => error.hint(),
+            TrainError::Checkpoint(error) => error.hint(),
+            TrainError::Store(error) => error.hint(),
+            TrainError::Telemetry(error) => error.hint(),
+            TrainError::FeatureSize { dim, .. } => {
+                Some(format!("set model.feature_size: {dim}, or extract the set with the model's encoder"))
+            }
+            TrainError::Vocabulary { ids, .. } => {
+                Some(format!("set model.llama.vocab_size to {ids} or more, or use the model's tokenizer"))
+            }
+            TrainError::OtherRecipe { .. } => Some(
+                "compare with `strand recipe diff`; --resume never starts over, another --run-dir starts beside it".into(),
+            ),
+            TrainError::OtherStage { .. } | TrainError::NoStart { .. } => {
+                Some("restore the recipe that wrote it, or start over with --resume never".into())
+            }
+            TrainError::NothingTrained { .. } => {
+                Some("patterns match whole names, as in train: [\"proj.*\", \"*.self_attn.*\"]".into())
+            }
+            TrainError::NonFinite { .. } => Some(
+                "lower the learning rate, set optimizer.clip_grad_norm, or look at the named samples".into(),
+            ),
+            _ => None,
+        }
+    }
+}

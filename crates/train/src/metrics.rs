@@ -1,0 +1,100 @@
+//! What a step writes down.
+
+use std::time::Duration;
+
+use strand_comm::{Mesh, ReduceOp};
+use strand_model::Config;
+use strand_telemetry::{Metrics, TokenCounts};
+use tch::Tensor;
+
+use crate::error::TrainError;
+use crate::flops;
+use crate::step::StepLosses;
+
+/// What a step knows about itself.
+pub struct StepRecord<'a> {
+    /// Steps done in the run.
+    pub step: u64,
+    /// The stage's name.
+    pub stage: &'a str,
+    /// Its losses.
+    pub losses: StepLosses,
+    /// Gradient norm before clipping.
+    pub norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// The whole step.
+    pub elapsed: Duration,
+    /// Of it, waiting for data.
+    pub data_wait: Duration,
+}
+
+impl StepRecord<'_> {
+    /// The line of metrics.jsonl.
+    pub fn metrics(&self, config: &Config, memory_bytes: u64) -> Metrics {
+        let StepRecord { losses, elapsed, .. } = self;
+        let counts = losses.counts;
+        let seconds = elapsed.as_secs_f64();
+        Metrics {
+            step: self.step,
+            stage: self.stage.into(),
+            lm_loss: losses.lm,
+            mvm_loss: losses.mvm,
+            loss: losses.total,
+            grad_norm: self.norm,
+            lr: self.lr,
+            mask_rate: counts.mask_rate(),
+            samples: counts.samples as u64,
+            tokens: TokenCounts {
+                visual_kept: counts.visual_kept as u64,
+                visual_all: counts.visual_all as u64,
+                text: counts.text as u64,
+            },
+            step_s: seconds,
+            data_wait_s: self.data_wait.as_secs_f64(),
+            samples_per_s: counts.samples as f64 / seconds,
+            tflops: Some(flops::of_step(config, &counts) / seconds / 1e12),
+            // The peak of a CPU is not known.
+            mfu: None,
+            memory_bytes,
+            sample_ids: None,
+        }
+    }
+}
+
+/// What all ranks agree on after a step.
+pub struct Consensus {
+    /// A rank was asked to stop.
+    pub stop: bool,
+    /// Peak memory of the rank that used most, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Takes the greatest over the ranks. One collective, so that all stop after the same step.
+///
+/// # Errors
+/// The collective failed.
+pub fn agree(mesh: &Mesh, stop: bool) -> Result<Consensus, TrainError> {
+    let values = Tensor::from_slice(&[i64::from(stop), peak_memory() as i64]);
+    mesh.world.all_reduce(&values, ReduceOp::Max)?.wait()?;
+    let [stop, memory] = [0, 1].map(|i| values.int64_value(&[i]));
+    Ok(Consensus { stop: stop > 0, memory_bytes: memory as u64 })
+}
+
+/// Peak resident memory of this process; 0 where the system does not say.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// The ids of the step's samples, in global order.
+///
+/// # Errors
+/// The collective failed.
+pub fn global_ids(mesh: &Mesh, mine: &[String]) -> Result<Vec<String>, TrainError> {
+    let parts = mesh.dp.all_gather_bytes(&serde_json::to_vec(mine)?)?;
+    let lists = parts.iter().map(|part| serde_json::from_slice::<Vec<String>>(part));
+    Ok(lists.collect::<Result<Vec<_>, _>>()?.concat())
+}

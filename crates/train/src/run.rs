@@ -1,0 +1,309 @@
+//! A run: its stages, one after the other, from wherever it stands.
+
+use std::path::PathBuf;
+
+use strand_checkpoint::{Reader, State};
+use strand_comm::Mesh;
+use strand_data::{Cursor, Prompter, draw};
+use strand_model::{Config, VideoLm};
+use strand_recipe::{Precision, Recipe, Start};
+use strand_store::Location;
+use strand_telemetry::{Evaluation, Metrics, MetricsWriter, evaluation};
+use tch::{Device, Kind};
+use tokio::runtime::Handle;
+
+use crate::checkpoints::Checkpoints;
+use crate::config::{model_config, prompt_style};
+use crate::error::TrainError;
+use crate::evaluate::Examiner;
+use crate::optimizer::AdamW;
+use crate::plan::{StagePlan, open_set, plan};
+use crate::state::{load_moments, load_parameters};
+use crate::step::{freeze, trained};
+
+/// What a run is given.
+pub struct Settings {
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// Folder of the checkpoints.
+    pub checkpoints: Location,
+    /// metrics.jsonl, written by rank 0.
+    pub metrics: PathBuf,
+    /// evaluations.jsonl, written by rank 0.
+    pub evaluations: PathBuf,
+    /// A checkpoint to go on from where the run has none of its own.
+    pub resume_from: Option<String>,
+    /// The attempt: a checkpoint's writer epoch.
+    pub attempt: u64,
+    /// Runs requests to storage.
+    pub handle: Handle,
+}
+
+/// Who is told about a run's progress.
+pub trait Observer {
+    /// A stage begins or goes on.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    fn stage(
+        &mut self,
+        plan: &StagePlan,
+        stages: usize,
+        starts_from: &str,
+    ) -> Result<(), TrainError>;
+    /// A step is done; `total` counts the steps of the run.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    fn step(&mut self, metrics: &Metrics, total: u64) -> Result<(), TrainError>;
+    /// A held-out set was answered.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), TrainError>;
+    /// A checkpoint was committed.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    fn checkpoint(&mut self, step: u64, folder: &Location) -> Result<(), TrainError>;
+    /// This process was asked to stop.
+    fn should_stop(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All stages are done.
+    Finished,
+    /// Stopped on request, with a committed checkpoint.
+    Stopped,
+}
+
+/// Runs the stages that are left.
+///
+/// # Errors
+/// See [`TrainError`].
+pub fn run(
+    settings: &Settings,
+    mesh: &Mesh,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
+    let mut run = Run::open(settings, mesh)?;
+    let plans = plan(&settings.recipe, &settings.handle)?;
+    let mut position = run.position(&plans)?;
+    run.open_metrics(position.step(&plans))?;
+    for plan in plans.iter().skip(position.stage) {
+        if position.stage_step < plan.steps {
+            if run.train(plan, &plans, &position, observer)? == Outcome::Stopped {
+                return Ok(Outcome::Stopped);
+            }
+        } else {
+            run.load_weights(&run.checkpoints.at(plan.first_step + plan.steps))?;
+        }
+        run.evaluate(plan, observer)?;
+        position = Position::start_of(plan.index + 1);
+    }
+    Ok(Outcome::Finished)
+}
+
+/// Where a run goes on.
+pub(crate) struct Position {
+    /// Index of the stage.
+    stage: usize,
+    /// Steps of it that are done.
+    pub stage_step: u64,
+    /// The checkpoint to go on from, and the loader's state in it; none at the start of a stage.
+    pub resumed: Option<(Location, Cursor)>,
+}
+
+impl Position {
+    fn start_of(stage: usize) -> Position {
+        Position { stage, stage_step: 0, resumed: None }
+    }
+
+    fn step(&self, plans: &[StagePlan]) -> u64 {
+        plans.get(self.stage).map_or(0, |plan| plan.first_step) + self.stage_step
+    }
+}
+
+/// What the stages share.
+pub(crate) struct Run<'a> {
+    pub settings: &'a Settings,
+    pub mesh: &'a Mesh,
+    pub prompter: Prompter,
+    pub model: VideoLm,
+    pub checkpoints: Checkpoints,
+    /// Rank 0's.
+    pub metrics: Option<MetricsWriter>,
+}
+
+impl<'a> Run<'a> {
+    fn open(settings: &'a Settings, mesh: &'a Mesh) -> Result<Run<'a>, TrainError> {
+        let recipe = &settings.recipe;
+        let prompter = open_prompter(recipe, &settings.handle)?;
+        let checkpoints = Checkpoints {
+            folder: settings.checkpoints.clone(),
+            keep: recipe.checkpoint.keep,
+            handle: settings.handle.clone(),
+        };
+        let model = fresh_model(model_config(recipe), recipe, mesh)?;
+        Ok(Run { settings, mesh, prompter, model, checkpoints, metrics: None })
+    }
+
+    fn position(&self, plans: &[StagePlan]) -> Result<Position, TrainError> {
+        let folder = match self.checkpoints.latest()? {
+            Some(manifest) => self.checkpoints.at(manifest.state.step),
+            None => match &self.settings.resume_from {
+                Some(url) => Location::open(url)?,
+                None => return Ok(Position::start_of(0)),
+            },
+        };
+        let state = self.checkpoints.open(&folder)?.manifest().state.clone();
+        if state.recipe_hash != self.settings.recipe.hash() {
+            return Err(TrainError::OtherRecipe { step: state.step });
+        }
+        let other_stage = || TrainError::OtherStage {
+            step: state.step,
+            stage: state.stage.clone(),
+            stage_step: state.stage_step,
+        };
+        let plan = plans.iter().find(|plan| plan.stage.name == state.stage);
+        let plan = plan.filter(|plan| state.stage_step <= plan.steps).ok_or_else(other_stage)?;
+        let cursor = serde_json::from_value(state.cursor)?;
+        tracing::info!(step = state.step, stage = state.stage, "going on from {}", folder.url());
+        Ok(Position {
+            stage: plan.index,
+            stage_step: state.stage_step,
+            resumed: Some((folder, cursor)),
+        })
+    }
+
+    fn open_metrics(&mut self, keep_through_step: u64) -> Result<(), TrainError> {
+        if self.mesh.world.rank() == 0 {
+            self.metrics = Some(MetricsWriter::open(&self.settings.metrics, keep_through_step)?);
+        }
+        Ok(())
+    }
+
+    /// Loads the weights of a stage's start, or weights and moments of where it goes on. Says in words which.
+    pub fn start(
+        &mut self,
+        plan: &StagePlan,
+        position: &Position,
+    ) -> Result<(AdamW, String), TrainError> {
+        freeze(&self.model, &plan.stage);
+        if trained(&self.model).is_empty() {
+            return Err(TrainError::NothingTrained { stage: plan.stage.name.clone() });
+        }
+        let mut optimizer =
+            AdamW::new((&plan.stage.optimizer).into(), trained(&self.model).into_iter());
+        if let Some((folder, _)) = &position.resumed {
+            let reader = self.load_weights(folder)?;
+            load_moments(&self.model, &optimizer, &reader, &self.settings.handle)?;
+            optimizer.resume_at(position.stage_step);
+            return Ok((optimizer, format!("step {} of itself", position.stage_step)));
+        }
+        let words = match &plan.stage.start {
+            Start::Scratch => {
+                let recipe = &self.settings.recipe;
+                self.model = fresh_model(self.model.config().clone(), recipe, self.mesh)?;
+                freeze(&self.model, &plan.stage);
+                "fresh weights".into()
+            }
+            Start::Stage(from) => {
+                let end = self.checkpoints.end_of_stage(from)?.ok_or_else(|| {
+                    TrainError::NoStart { stage: plan.stage.name.clone(), from: from.clone() }
+                })?;
+                self.load_weights(&self.checkpoints.at(end.state.step))?;
+                format!("the end of {from} (step {})", end.state.step)
+            }
+            Start::Checkpoint(url) => {
+                self.load_weights(&Location::open(url)?)?;
+                url.clone()
+            }
+        };
+        Ok((optimizer, words))
+    }
+
+    fn load_weights(&self, folder: &Location) -> Result<Reader, TrainError> {
+        let reader = self.checkpoints.open(folder)?;
+        let fresh = load_parameters(&self.model, &reader, &self.settings.handle)?;
+        if !fresh.is_empty() && self.mesh.world.rank() == 0 {
+            tracing::info!("{} has no {}: they stay fresh", folder.url(), fresh.join(", "));
+        }
+        Ok(reader)
+    }
+
+    /// Writes a checkpoint and tells the observer.
+    pub fn save(
+        &self,
+        plan: &StagePlan,
+        optimizer: &AdamW,
+        cursor: &Cursor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let stage_step = optimizer.updates();
+        let state = State {
+            step: plan.first_step + stage_step,
+            stage: plan.stage.name.clone(),
+            stage_step,
+            stage_done: stage_step == plan.steps,
+            cursor: serde_json::to_value(cursor)?,
+            recipe_hash: self.settings.recipe.hash(),
+            seed: self.settings.recipe.seed,
+            writer_epoch: self.settings.attempt,
+            dp: self.mesh.dp.size(),
+            tp: self.mesh.tp.size(),
+        };
+        let folder = self.checkpoints.save(&self.model, optimizer, &state, self.mesh)?;
+        observer.checkpoint(state.step, &folder)
+    }
+
+    fn evaluate(&self, plan: &StagePlan, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = plan.first_step + plan.steps;
+        for wanted in &plan.stage.evaluate {
+            let set = open_set(&self.settings.recipe, &wanted.set, &self.settings.handle)?;
+            let examiner = Examiner {
+                model: &self.model,
+                mesh: self.mesh,
+                prompter: &self.prompter,
+                video: plan.stage.video,
+                pass: self.pass(plan, false),
+                sequences: plan.batch.global.max(8),
+            };
+            let scores = examiner.scores(&set, wanted.limit, &self.settings.handle)?;
+            let evaluation = Evaluation::new(step, &plan.stage.name, &wanted.set, scores);
+            if self.mesh.world.rank() == 0 {
+                evaluation::record(&self.settings.evaluations, &evaluation)?;
+            }
+            observer.evaluation(&evaluation)?;
+        }
+        Ok(())
+    }
+
+    /// How the stage's samples go through the model.
+    pub fn pass(&self, plan: &StagePlan, training: bool) -> strand_model::Pass {
+        let kind = match self.settings.recipe.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        let mvm = plan.stage.mvm.filter(|_| training).map(|mvm| mvm.decoder);
+        strand_model::Pass { input: crate::config::video_input(&plan.stage.video), mvm, kind }
+    }
+}
+
+fn open_prompter(recipe: &Recipe, handle: &Handle) -> Result<Prompter, TrainError> {
+    let (folder, file) = recipe.tokenizer.rsplit_once('/').unwrap_or((".", &recipe.tokenizer));
+    let bytes = handle.block_on(Location::open(folder)?.get(file))?;
+    let prompter = Prompter::open(&bytes, prompt_style(recipe.model.prompt))?;
+    let (ids, vocab) = (prompter.vocab_size(), recipe.model.llama.vocab_size);
+    if ids > vocab {
+        return Err(TrainError::Vocabulary { path: recipe.tokenizer.clone(), ids, vocab });
+    }
+    Ok(prompter)
+}
+
+fn fresh_model(config: Config, recipe: &Recipe, mesh: &Mesh) -> Result<VideoLm, TrainError> {
+    let draws = |name: &str| draw(recipe.seed, 0, name, "initial weights");
+    Ok(VideoLm::fresh(config, recipe.model.init_std, &mesh.tp, Device::Cpu, draws)?)
+}

@@ -1,0 +1,16 @@
+//! What this program is made of, for `strand doctor`.
+
+/// Versions and devices as one JSON object.
+pub fn json() -> serde_json::Value {
+    serde_json::json!({
+        "strand": env!("CARGO_PKG_VERSION"),
+        "libtorch": libtorch(),
+        "threads": tch::get_num_threads(),
+        "cuda_devices": tch::Cuda::device_count(),
+    })
+}
+
+/// The version of the libtorch that tch 0.24 binds; a build against another one fails.
+fn libtorch() -> &'static str {
+    "2.11.0"
+}

@@ -1,0 +1,155 @@
+//! The command line.
+
+use crate::failure::{Failure, USAGE as USAGE_CODE};
+
+/// What `cargo xtask --help` prints.
+pub const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                 find or fetch what the build needs: libtorch, ffmpeg
+  demo                  make data, train four stages on four ranks, print the accuracies
+      --json            one JSON document on stdout, nothing else there
+      --quick           a short form, for tests of the demo itself
+      --fresh           start over instead of continuing an interrupted run
+  test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
+  lint                  rustfmt, clippy, cargo-deny, shellcheck, sizes of files";
+
+/// A parsed command line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Help,
+    Setup,
+    Lint,
+    Test(Option<Area>),
+    Demo(DemoOptions),
+}
+
+/// The options of `cargo xtask demo`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// One JSON document on stdout.
+    pub json: bool,
+    /// The short form.
+    pub quick: bool,
+    /// Start over.
+    pub fresh: bool,
+}
+
+/// A group of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Area {
+    Golden,
+    Parity,
+    Resume,
+    Faults,
+    Cli,
+    Unit,
+}
+
+impl Area {
+    const ALL: [Area; 6] =
+        [Area::Golden, Area::Parity, Area::Resume, Area::Faults, Area::Cli, Area::Unit];
+
+    /// The word people type; for all but `unit` also the file in `tests/tests`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Area::Golden => "golden",
+            Area::Parity => "parity",
+            Area::Resume => "resume",
+            Area::Faults => "faults",
+            Area::Cli => "cli",
+            Area::Unit => "unit",
+        }
+    }
+}
+
+/// Parses the arguments after `cargo xtask`.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Failure> {
+    let mut arguments = arguments.into_iter();
+    let Some(command) = arguments.next() else {
+        return Err(usage("a command is missing"));
+    };
+    let rest: Vec<String> = arguments.collect();
+    if rest.iter().any(|word| word == "--help" || word == "-h") {
+        return Ok(Command::Help);
+    }
+    match command.as_str() {
+        "help" | "--help" | "-h" => Ok(Command::Help),
+        "setup" => no_more(&rest).map(|()| Command::Setup),
+        "lint" => no_more(&rest).map(|()| Command::Lint),
+        "test" => area(&rest).map(Command::Test),
+        "demo" => demo(&rest).map(Command::Demo),
+        other => Err(usage(format!("unknown command `{other}`"))),
+    }
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(USAGE_CODE, message).hint("`cargo xtask --help` lists the commands")
+}
+
+fn no_more(rest: &[String]) -> Result<(), Failure> {
+    match rest.first() {
+        None => Ok(()),
+        Some(word) => Err(usage(format!("unexpected argument `{word}`"))),
+    }
+}
+
+fn area(rest: &[String]) -> Result<Option<Area>, Failure> {
+    let Some((word, more)) = rest.split_first() else {
+        return Ok(None);
+    };
+    no_more(more)?;
+    let found = Area::ALL.into_iter().find(|area| area.name() == word);
+    found.map(Some).ok_or_else(|| {
+        let names: Vec<_> = Area::ALL.iter().map(|area| area.name()).collect();
+        Failure::new(USAGE_CODE, format!("unknown test area `{word}`"))
+            .hint(format!("the areas are {}", names.join(", ")))
+    })
+}
+
+fn demo(rest: &[String]) -> Result<DemoOptions, Failure> {
+    let mut options = DemoOptions::default();
+    for word in rest {
+        match word.as_str() {
+            "--json" => options.json = true,
+            "--quick" => options.quick = true,
+            "--fresh" => options.fresh = true,
+            other => return Err(usage(format!("unexpected argument `{other}`"))),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, Failure> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn commands_and_options_parse() {
+        assert_eq!(parsed("setup").unwrap(), Command::Setup);
+        assert_eq!(parsed("test").unwrap(), Command::Test(None));
+        assert_eq!(parsed("test faults").unwrap(), Command::Test(Some(Area::Faults)));
+        let expected = DemoOptions { json: true, quick: true, fresh: false };
+        assert_eq!(parsed("demo --json --quick").unwrap(), Command::Demo(expected));
+        assert_eq!(parsed("demo --help").unwrap(), Command::Help);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, word) in [
+            ("", "missing"),
+            ("tset", "tset"),
+            ("lint now", "now"),
+            ("test gold", "gold"),
+            ("test cli unit", "unit"),
+            ("demo --jsn", "--jsn"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `cargo xtask`: provisions what the build needs, then demonstrates, tests and lints the project.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod args;
+mod demo;
+mod failure;
+mod lint;
+mod process;
+mod setup;
+mod talk;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use args::Command;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(failure::report(&error)),
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let command = args::parse(std::env::args().skip(1))?;
+    if matches!(command, Command::Help) {
+        println!("{}", args::USAGE);
+        return Ok(());
+    }
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Help => Ok(()),
+        Command::Setup => setup::command(&workspace),
+        Command::Lint => lint::run(&workspace),
+        Command::Test(area) => test::run(&workspace, area),
+        Command::Demo(options) => demo::run(&workspace, options),
+    }
+}

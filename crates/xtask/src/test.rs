@@ -1,0 +1,147 @@
+//! `cargo xtask test`: builds once in release, then runs all tests or one area.
+
+use std::process::Command;
+
+use crate::args::Area;
+use crate::failure::{FAILED, Failure, USAGE};
+use crate::process::{run as run_to_success, tee};
+use crate::talk::{duration, say, timed};
+use crate::{setup, workspace::Workspace};
+
+/// What the tests' own summaries add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Sets up, builds, runs, and sums up.
+pub fn run(workspace: &Workspace, area: Option<Area>) -> anyhow::Result<()> {
+    let selection = selection(workspace, area)?;
+    let provided = setup::ensure(workspace)?;
+    let (_, built) = timed(|| build(workspace, &selection))?;
+    say("test", format!("built in {}", duration(built)));
+    let mut tests = cargo(workspace, "test");
+    tests
+        .args(&selection)
+        .arg("--no-fail-fast")
+        .env("LD_LIBRARY_PATH", library_path(&provided.libtorch));
+    let ((status, text), took) = timed(|| tee(&mut tests))?;
+    let counts = count(&text);
+    say("test", format!("build {}, tests {}", duration(built), duration(took)));
+    let Counts { passed, failed, skipped } = counts;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    verdict(status.success(), &counts, area)
+}
+
+/// The arguments that choose the tests. All of them name the whole workspace, so that cargo
+/// resolves the same features, and builds every dependency once, whatever the area.
+fn selection(workspace: &Workspace, area: Option<Area>) -> Result<Vec<&'static str>, Failure> {
+    let Some(area) = area else {
+        return Ok(vec!["--workspace"]);
+    };
+    if area == Area::Unit {
+        return Ok(vec!["--workspace", "--lib", "--bins"]);
+    }
+    let name = area.name();
+    let file = workspace.root.join(format!("tests/tests/{name}.rs"));
+    let folder = workspace.root.join(format!("tests/tests/{name}/main.rs"));
+    if file.exists() || folder.exists() {
+        return Ok(vec!["--workspace", "--test", name]);
+    }
+    Err(Failure::new(USAGE, format!("area {name} has no tests yet"))
+        .hint(format!("they belong in tests/tests/{name}.rs")))
+}
+
+fn cargo(workspace: &Workspace, verb: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&workspace.root).args([verb, "--release"]);
+    cargo
+}
+
+/// The tests, and the two binaries that some of them start.
+fn build(workspace: &Workspace, selection: &[&str]) -> anyhow::Result<()> {
+    let mut binaries = cargo(workspace, "build");
+    binaries.args(["--workspace", "--bins"]);
+    run_to_success(&mut binaries, "building the binaries")?;
+    let mut tests = cargo(workspace, "test");
+    tests.args(selection).arg("--no-run");
+    run_to_success(&mut tests, "building the tests")
+}
+
+fn library_path(libtorch: &std::path::Path) -> std::ffi::OsString {
+    let mut path = libtorch.join("lib").into_os_string();
+    if let Some(before) = std::env::var_os("LD_LIBRARY_PATH") {
+        path.push(":");
+        path.push(before);
+    }
+    path
+}
+
+/// Adds up the `test result:` lines, one a test binary.
+fn count(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in text.lines() {
+        let Some((_, result)) = line.split_once("test result: ") else {
+            continue;
+        };
+        counts.passed += number_before(result, "passed");
+        counts.failed += number_before(result, "failed");
+        counts.skipped += number_before(result, "ignored");
+    }
+    counts
+}
+
+fn number_before(line: &str, word: &str) -> u64 {
+    let mut words = line.split([' ', ';', '.']).filter(|word| !word.is_empty());
+    let mut last = words.next();
+    for next in words {
+        if next == word {
+            return last.and_then(|number| number.parse().ok()).unwrap_or(0);
+        }
+        last = Some(next);
+    }
+    0
+}
+
+/// Success of cargo is not enough: a filter that matches nothing succeeds too.
+fn verdict(success: bool, counts: &Counts, area: Option<Area>) -> anyhow::Result<()> {
+    let area = area.map_or("all", Area::name);
+    if !success || counts.failed > 0 {
+        let hint = "the failures are listed above, one block a test file";
+        return Err(Failure::new(FAILED, format!("tests failed ({area})")).hint(hint).into());
+    }
+    if counts.passed == 0 {
+        return Err(Failure::new(FAILED, format!("no test ran ({area})")).into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 2 tests
+test a ... ok
+test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+noise
+test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 4 filtered out; finished in 1.00s
+";
+
+    #[test]
+    fn results_of_all_binaries_add_up() {
+        let expected = Counts { passed: 12, failed: 3, skipped: 1 };
+        assert_eq!(count(OUTPUT), expected);
+        assert_eq!(count("nothing"), Counts::default());
+    }
+
+    #[test]
+    fn a_run_without_tests_is_no_success() {
+        let one = Counts { passed: 1, ..Counts::default() };
+        assert!(verdict(true, &one, None).is_ok());
+        assert!(verdict(false, &one, None).is_err());
+        assert!(verdict(true, &Counts::default(), Some(Area::Golden)).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong with the data tools, told apart by what a person does about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use strand_data::DataError;
+use strand_store::StoreError;
+
+/// A failure of a data tool.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolsError {
+    /// Options that cannot work.
+    #[error("{0}")]
+    Options(String),
+    /// There is no ffmpeg.
+    #[error("no ffmpeg was found")]
+    NoFfmpeg,
+    /// An ffmpeg was found or named, but does not run.
+    #[error("{program}: cannot be run")]
+    Ffmpeg {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The annotations cannot be read.
+    #[error("{path}: {reason}")]
+    Annotations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file is not a video, or cannot be decoded as the annotations ask.
+    #[error("{path}: {reason}")]
+    Video {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Decoding took too long.
+    #[error("{path}: not decoded within {} s", limit.as_secs())]
+    TimeOut {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        limit: Duration,
+    },
+    /// All videos were skipped.
+    #[error("none of the {count} videos could be read")]
+    NothingLeft {
+        /// How many there were.
+        count: usize,
+    },
+    /// A tokenizer cannot be made.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A part of the work ended without a result.
+    #[error("a worker thread gave up")]
+    Worker(#[from] tokio::task::JoinError),
+    /// The data plane failed.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ToolsError {
+    /// What to do next, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoFfmpeg => {
+                "install ffmpeg, or run `cargo xtask setup`, or name a program in STRAND_FFMPEG"
+            }
+            Self::Ffmpeg { .. } => "name an ffmpeg that runs in STRAND_FFMPEG, or unset it",
+            Self::Video { .. } => {
+                "mend or remove the file, or pass over such files with --skip-bad"
+            }
+            Self::TimeOut { .. } => "allow more time, or pass over such files with --skip-bad",
+            Self::NothingLeft { .. } => {
+                "check the folder of the videos; without --skip-bad the first bad file is named"
+            }
+            Self::Data(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The exit code of a command that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Options(_) => 2,
+            Self::NoFfmpeg | Self::Ffmpeg { .. } => 3,
+            Self::Worker(_) => 1,
+            Self::Data(error) => error.exit_code(),
+            Self::Store(error) => error.exit_code(),
+            _ => 4,
+        }
+    }
+}

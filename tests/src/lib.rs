@@ -1,0 +1,3 @@
+//! What the tests of whole runs share.
+
+pub mod harness;

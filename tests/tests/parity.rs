@@ -1,0 +1,51 @@
+//! Layouts agree: the same recipe on other meshes takes the same samples and gives the same losses.
+
+use anyhow::Result;
+use strand_tests::harness::{Workspace, same_within};
+
+#[test]
+fn every_layout_takes_the_same_steps() -> Result<()> {
+    let workspace = Workspace::new()?;
+    workspace.train("1x1", (1, 1), &[])?;
+    let expected = workspace.metrics("1x1")?;
+    for (dp, tp) in [(2, 1), (1, 2), (2, 2), (3, 1), (1, 4)] {
+        let run = format!("{dp}x{tp}");
+        workspace.train(&run, (dp, tp), &[])?;
+        let worst = same_within(&workspace.metrics(&run)?, &expected, 1e-4)?;
+        println!("dp {dp} × tp {tp}: losses deviate by {worst:.1e} at most");
+    }
+    Ok(())
+}
+
+#[test]
+fn accumulation_changes_nothing() -> Result<()> {
+    let workspace = Workspace::new()?;
+    workspace.train("whole", (1, 1), &["--set", "batch.micro=6"])?;
+    workspace.train("parts", (1, 1), &["--set", "batch.micro=1"])?;
+    same_within(&workspace.metrics("parts")?, &workspace.metrics("whole")?, 1e-4)?;
+    Ok(())
+}
+
+#[test]
+fn bf16_stays_near_fp32() -> Result<()> {
+    let workspace = Workspace::new()?;
+    workspace.train("fp32", (1, 2), &[])?;
+    workspace.train("bf16", (1, 2), &["--set", "precision=bf16"])?;
+    same_within(&workspace.metrics("bf16")?, &workspace.metrics("fp32")?, 0.05)?;
+    Ok(())
+}
+
+/// Four ranks share one or two key-value heads; a vocabulary of 513 is padded to 516.
+#[test]
+fn shared_heads_and_padding_change_nothing() -> Result<()> {
+    let workspace = Workspace::new()?;
+    for heads in ["1", "2"] {
+        let heads_set = format!("model.llama.num_key_value_heads={heads}");
+        let sizes = ["--set", &heads_set, "--set", "model.llama.vocab_size=513"];
+        let run = |tp| format!("heads-{heads}-tp-{tp}");
+        workspace.train(&run(1), (1, 1), &sizes)?;
+        workspace.train(&run(4), (1, 4), &sizes)?;
+        same_within(&workspace.metrics(&run(4))?, &workspace.metrics(&run(1))?, 1e-4)?;
+    }
+    Ok(())
+}
