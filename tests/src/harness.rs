@@ -20,9 +20,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A folder of its own with synthetic data and a small recipe of two stages.
+/// A folder of its own for runs of one recipe.
 pub struct Workspace {
     folder: TempDir,
+    recipe: PathBuf,
+    /// Changes to the recipe that all runs share.
+    changes: Vec<String>,
 }
 
 /// Two short stages with masks, MVM and checkpoints in between: `{folder}` is filled in.
@@ -60,12 +63,14 @@ stages:
 ";
 
 impl Workspace {
-    /// Makes the data and writes the recipe.
+    /// Synthetic data and a small recipe of two stages.
     ///
     /// # Errors
     /// `strand data synth` fails.
     pub fn new() -> Result<Workspace> {
-        let workspace = Workspace { folder: tempfile::tempdir()? };
+        let folder = tempfile::tempdir()?;
+        let recipe = folder.path().join("recipe.yaml");
+        let workspace = Workspace { folder, recipe, changes: Vec::new() };
         let data = workspace.path("data");
         let made = strand(synth_arguments(&data, 48))?;
         ensure!(made.status.success(), "{}", text(&made.stderr));
@@ -74,24 +79,44 @@ impl Workspace {
         Ok(workspace)
     }
 
+    /// The demo's recipe and data, with `changes` (`key=value`) in all runs.
+    ///
+    /// # Errors
+    /// The demo's data cannot be made.
+    pub fn demo(changes: &[&str]) -> Result<Workspace> {
+        let made = xtask(&["demo", "--data"])?;
+        ensure!(made.status.success(), "{}", text(&made.stderr));
+        Ok(Workspace {
+            folder: tempfile::tempdir()?,
+            recipe: root()?.join("recipes/demo.yaml"),
+            changes: changes.iter().map(|&change| change.to_owned()).collect(),
+        })
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The recipe.
-    pub fn recipe(&self) -> PathBuf {
-        self.path("recipe.yaml")
+    pub fn recipe(&self) -> &Path {
+        &self.recipe
     }
 
-    /// `strand launch` of the recipe into the run directory `run`.
+    /// `strand launch` of the recipe into the run directory `run`, a folder of this one or a URL.
     ///
     /// # Errors
     /// The program is not built.
     pub fn launch(&self, run: &str, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(program("strand")?);
-        command.arg("launch").arg(self.recipe()).arg("--run-dir").arg(self.path(run));
-        command.args(arguments).stdin(Stdio::null());
+        // The demo's paths are relative to the root.
+        command.current_dir(root()?).stdin(Stdio::null());
+        command.arg("launch").arg(self.recipe()).arg("--run-dir");
+        match run.contains("://") {
+            true => command.arg(run),
+            false => command.arg(self.path(run)),
+        };
+        command.args(self.changes.iter().flat_map(|change| ["--set", change])).args(arguments);
         Ok(command)
     }
 
@@ -114,8 +139,32 @@ impl Workspace {
     pub fn metrics(&self, run: &str) -> Result<Vec<Value>> {
         let path = self.path(run).join("metrics.jsonl");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        json_lines(&text)
     }
+}
+
+/// Parses JSON lines.
+///
+/// # Errors
+/// A line is not JSON.
+pub fn json_lines(text: &str) -> Result<Vec<Value>> {
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// The root of the project.
+///
+/// # Errors
+/// This package lies elsewhere than it was built.
+pub fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the project's root")
+}
+
+/// Runs `cargo xtask` to its end.
+///
+/// # Errors
+/// It cannot be started.
+pub fn xtask(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new("cargo").current_dir(root()?).arg("xtask").args(arguments).output()?)
 }
 
 /// `--set` of a mesh, and as many processes.

@@ -1,19 +1,12 @@
 //! The paper's claim at small scale, in the demo's short form: questions about order need all frame tokens.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use strand_tests::harness::text;
+use strand_tests::harness::{text, xtask};
 
 #[test]
 fn order_is_answered_with_all_tokens_and_not_with_their_mean() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a workspace")?;
-    let output = Command::new("cargo")
-        .current_dir(root)
-        .args(["xtask", "demo", "--quick", "--fresh", "--json"])
-        .output()?;
+    let output = xtask(&["demo", "--quick", "--fresh", "--json"])?;
     ensure!(output.status.success(), "{}", text(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("not one JSON document: {}", text(&output.stdout)))?;

@@ -7,22 +7,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use strand_tests::harness::{Workspace, layout_arguments, same_bits, same_within, text};
 
+/// Steps that a run has written down.
+fn steps(workspace: &Workspace, run: &str) -> usize {
+    let metrics = std::fs::read(workspace.path(run).join("metrics.jsonl")).unwrap_or_default();
+    metrics.into_iter().filter(|&byte| byte == b'\n').count()
+}
+
 /// Slows nothing, but lets a test see a run in its middle.
 fn wait_for_step(workspace: &Workspace, run: &str, step: usize, child: &mut Child) -> Result<()> {
     let started = Instant::now();
     loop {
-        let lines = workspace.metrics(run).map_or(0, |lines| lines.len());
-        if lines >= step {
+        if steps(workspace, run) >= step {
             return Ok(());
         }
         ensure!(child.try_wait()?.is_none(), "the run ended before step {step}");
-        ensure!(started.elapsed() < Duration::from_secs(120), "no step {step} after two minutes");
+        ensure!(started.elapsed() < Duration::from_secs(900), "no step {step} after 15 minutes");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Starts the run on 2×2, kills the launcher with SIGKILL once `step` is written, and waits until its ranks are gone.
-fn killed_at(workspace: &Workspace, run: &str, step: usize) -> Result<()> {
+/// Starts the run of `total` steps on 2×2, kills the launcher with SIGKILL once `step` is written, and waits until its
+/// ranks are gone.
+fn killed_at(workspace: &Workspace, run: &str, step: usize, total: usize) -> Result<()> {
     let mut child = workspace.launch(run, &[])?.spawn()?;
     wait_for_step(workspace, run, step, &mut child)?;
     child.kill()?;
@@ -33,8 +39,7 @@ fn killed_at(workspace: &Workspace, run: &str, step: usize) -> Result<()> {
         ensure!(started.elapsed() < Duration::from_secs(20), "ranks outlive their launcher");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let lines = workspace.metrics(run)?.len();
-    ensure!(lines < 22, "the run had ended before it was killed");
+    ensure!(steps(workspace, run) < total, "the run had ended before it was killed");
     Ok(())
 }
 
@@ -57,7 +62,7 @@ fn killed_and_started_again_it_takes_the_same_steps_bit_for_bit() -> Result<()> 
     ensure!(expected.len() == 22);
     for step in [2, 7, 15] {
         let run = format!("killed-{step}");
-        killed_at(&workspace, &run, step)?;
+        killed_at(&workspace, &run, step, 22)?;
         workspace.train(&run, (2, 2), &[])?;
         same_bits(&workspace.metrics(&run)?, &expected).context(run)?;
     }
@@ -71,10 +76,43 @@ fn another_layout_goes_on_with_the_same_samples() -> Result<()> {
     let expected = workspace.metrics("whole")?;
     for (dp, tp) in [(1, 2), (4, 1), (1, 1)] {
         let run = format!("resumed-{dp}x{tp}");
-        killed_at(&workspace, &run, 13)?;
+        killed_at(&workspace, &run, 13, 22)?;
         workspace.train(&run, (dp, tp), &[])?;
         let worst = same_within(&workspace.metrics(&run)?, &expected, 1e-4).context(run)?;
         println!("resumed on dp {dp} × tp {tp}: losses deviate by {worst:.1e} at most");
+    }
+    Ok(())
+}
+
+/// Stages of the demo in the short form of its test.
+const SHORT_DEMO: [&str; 5] = [
+    "stages.base.length.steps=50",
+    "stages.mean.length.steps=16",
+    "stages.all.length.steps=24",
+    "stages.global_local.length.steps=14",
+    "checkpoint.every_steps=10",
+];
+
+/// The demo itself: shortened, or with STRAND_TEST_DEMO=full at its whole length, which takes half an hour.
+#[test]
+fn the_demo_goes_on_where_it_was_killed() -> Result<()> {
+    let is_full = std::env::var("STRAND_TEST_DEMO").is_ok_and(|form| form == "full");
+    let workspace = Workspace::demo(if is_full { &[] } else { &SHORT_DEMO })?;
+    workspace.train("whole", (2, 2), &[])?;
+    let expected = workspace.metrics("whole")?;
+    let total = expected.len();
+    for (dp, tp) in [(2, 2), (1, 2), (4, 1)] {
+        let run = format!("killed-{dp}x{tp}");
+        killed_at(&workspace, &run, total / 2, total)?;
+        workspace.train(&run, (dp, tp), &[])?;
+        let actual = workspace.metrics(&run)?;
+        if (dp, tp) == (2, 2) {
+            same_bits(&actual, &expected).context(run)?;
+            println!("demo killed at step {} of {total}, resumed: the same bits", total / 2);
+        } else {
+            let worst = same_within(&actual, &expected, 1e-4).context(run)?;
+            println!("demo resumed on dp {dp} × tp {tp}: losses deviate by {worst:.1e} at most");
+        }
     }
     Ok(())
 }
@@ -102,6 +140,24 @@ fn resume_never_starts_over() -> Result<()> {
     workspace.train("run", (1, 1), &["--resume", "never", "--set", "seed=6"])?;
     let second = workspace.metrics("run")?;
     ensure!(first.len() == second.len() && first[0]["lm_loss"] != second[0]["lm_loss"]);
+    Ok(())
+}
+
+/// Steps 10 and 22 are the ends of the two stages; the second starts from the first.
+#[test]
+fn a_run_goes_on_from_an_older_or_a_foreign_checkpoint() -> Result<()> {
+    let workspace = Workspace::new()?;
+    workspace.train("whole", (1, 1), &[])?;
+    let expected = workspace.metrics("whole")?;
+    for step in [18, 10] {
+        let end = format!("whole/checkpoints/step-{step:08}");
+        let end = workspace.path(&end).display().to_string();
+        let other = format!("other-{step}");
+        workspace.train(&other, (1, 1), &["--resume", &end])?;
+        same_bits(&workspace.metrics(&other)?, &expected[step..]).context(other)?;
+        workspace.train("whole", (1, 1), &["--resume", &end])?;
+        same_bits(&workspace.metrics("whole")?, &expected).context("whole")?;
+    }
     Ok(())
 }
 

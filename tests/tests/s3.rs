@@ -9,11 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde_json::Value;
 use strand_checkpoint::{
     Dtype, Kind, MANIFEST, Manifest, Piece, Reader, State, commit, latest, list, prune,
     step_folder, verify, write_part,
 };
 use strand_store::{Location, StoreError};
+use strand_tests::harness::{Workspace, json_lines, same_bits, strand, text};
 
 /// The server's root, where the test is the inner one.
 const ROOT: &str = "STRAND_TEST_S3_ROOT";
@@ -275,5 +277,75 @@ fn checkpoints_are_pruned() {
         let left = run.list("").await.expect("lists");
         assert!(left.iter().all(|entry| entry.path.starts_with("step-00000002/")
             || entry.path.starts_with("step-00000004/")));
+    });
+}
+
+/// Waits until a step's checkpoint is committed.
+async fn committed(s3: &Location, step: u64) {
+    let manifest = format!("run/checkpoints/{}/{MANIFEST}", step_folder(step));
+    let started = Instant::now();
+    while !s3.exists(&manifest).await.expect("known") {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint of step {step}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// This server copies an object only into a folder that exists; S3 has no folders.
+fn make_room_for_copies(run: &Path, attempt: u64) {
+    let aside = run.join(format!("previous/before-attempt-{attempt}/checkpoints"));
+    for entry in std::fs::read_dir(run.join("checkpoints")).expect("checkpoints") {
+        std::fs::create_dir_all(aside.join(entry.expect("an entry").file_name())).expect("made");
+    }
+}
+
+/// Another cache folder is another machine: nothing of the first one's working copy is there.
+#[test]
+fn a_run_in_storage_goes_on_on_another_machine() {
+    on_s3("a_run_in_storage_goes_on_on_another_machine", async |s3, folder| {
+        let workspace = Workspace::new().expect("data");
+        workspace.train("whole", (2, 2), &[]).expect("trained");
+        let expected = workspace.metrics("whole").expect("metrics");
+        let url = s3.url_of("run");
+        let launch = |machine: &str, arguments: &[&str]| {
+            let mut command = workspace.launch(&url, arguments).expect("built");
+            command.env("XDG_CACHE_HOME", workspace.path(machine));
+            command
+        };
+        let succeed = |machine: &str, arguments: &[&str]| {
+            let output = launch(machine, arguments).output().expect("runs");
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        };
+        let metrics = async || {
+            let bytes = s3.get("run/metrics.jsonl").await.expect("metrics");
+            json_lines(&text(&bytes)).expect("JSON lines")
+        };
+
+        let mut child = launch("first", &[]).spawn().expect("starts");
+        committed(&s3, 14).await;
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert!(metrics().await.len() >= 14, "no checkpoint is ahead of the metrics");
+        succeed("second", &[]);
+        same_bits(&metrics().await, &expected).expect("the same steps");
+
+        let shown = strand(["runs", "show", &url, "--json"]).expect("runs");
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        assert_eq!((&shown["status"], &shown["step"]), (&"done".into(), &22.into()));
+        assert_eq!(shown["attempts"], 2);
+        for file in ["recipe.yaml", "report.html", "logs/attempt-2/rank-0003.log"] {
+            assert!(s3.exists(&format!("run/{file}")).await.expect("known"), "{file}");
+        }
+
+        make_room_for_copies(&folder.join("run"), 3);
+        succeed("first", &["--resume", "never"]);
+        same_bits(&metrics().await, &expected).expect("the same steps");
+        let aside = s3.join("run/previous/before-attempt-3/checkpoints");
+        let kept = latest(&aside).await.expect("lists").expect("a checkpoint");
+        assert_eq!(kept.state.step, 22);
+
+        let own = format!("{url}/checkpoints/{}", step_folder(10));
+        make_room_for_copies(&folder.join("run"), 4);
+        succeed("first", &["--resume", &own]);
+        same_bits(&metrics().await, &expected).expect("the same steps");
     });
 }

@@ -23,10 +23,13 @@ pub struct Endpoint {
     pub listen_fd: Option<i32>,
 }
 
+/// Ranks may start that far apart, however short the time-out of a collective is.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Meets the other ranks at `endpoint` and makes this rank's mesh.
 ///
 /// # Errors
-/// dp × tp does not fill the world, or not all ranks came within `timeout`.
+/// dp × tp does not fill the world, or not all ranks came within two minutes (or `timeout`, where that is more).
 pub fn join_gloo(
     endpoint: &Endpoint,
     rank: usize,
@@ -42,7 +45,8 @@ pub fn join_gloo(
         source: Box::new(source),
     };
     let Endpoint { host, port, listen_fd } = endpoint;
-    let store = Store::tcp(host, *port, *listen_fd, rank == 0, timeout)
+    let join_timeout = timeout.max(JOIN_TIMEOUT);
+    let store = Store::tcp(host, *port, *listen_fd, rank == 0, join_timeout)
         .map_err(|e| join_error("store", rank, world, e.into()))?;
     let store = Arc::new(store);
     Mesh::build(rank, world, dp, tp, |name, rank, members| {
@@ -50,7 +54,7 @@ pub fn join_gloo(
         if size == 1 {
             return Ok(Group::single(name));
         }
-        let group = ProcessGroup::gloo(&store, name, host, rank, size, timeout)
+        let group = ProcessGroup::gloo(&store, name, host, (rank, size), join_timeout, timeout)
             .map_err(|e| join_error(name, rank, size, e.into()))?;
         let backend = Gloo { group, store: Arc::clone(&store), name: name.into(), rank, size };
         Ok(Group::new(name, rank, size, timeout, Box::new(backend)))
@@ -105,6 +109,9 @@ impl Backend for Gloo {
     }
 
     fn missing_ranks(&self, sequence: u64) -> Vec<usize> {
+        // After a failure Gloo closes its connections on one thread while others still hold them: taking such a group
+        // apart has crashed. It stays until the process ends, which is what follows a failed collective.
+        self.group.leak();
         // The store may be gone with rank 0; then nothing can be said about the others.
         if self.store.set(&self.stall_key(self.rank, sequence), b"here").is_err() {
             return Vec::new();

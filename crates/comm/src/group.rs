@@ -1,6 +1,7 @@
 //! Ranks that work together.
 
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ struct Inner {
     timeout: Duration,
     backend: Option<Box<dyn Backend>>,
     history: Mutex<History>,
+    has_failed: AtomicBool,
 }
 
 impl Group {
@@ -42,6 +44,7 @@ impl Group {
             timeout,
             backend: Some(backend),
             history: Mutex::default(),
+            has_failed: AtomicBool::new(false),
         }))
     }
 
@@ -54,6 +57,7 @@ impl Group {
             timeout: Duration::MAX,
             backend: None,
             history: Mutex::default(),
+            has_failed: AtomicBool::new(false),
         }))
     }
 
@@ -70,6 +74,11 @@ impl Group {
     /// The group's name, for messages.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Whether a collective of this rank has failed: behind a backward pass nothing else tells.
+    pub fn has_failed(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
     }
 
     /// Reduces `tensor` over the ranks, in place. All ranks end with the same bits.
@@ -176,6 +185,7 @@ impl Group {
     }
 
     fn failed(&self, call: Call, source: BackendError) -> CommError {
+        self.0.has_failed.store(true, Ordering::Relaxed);
         for past in self.history().calls() {
             tracing::debug!(group = self.name(), rank = self.rank(), "{past}");
         }

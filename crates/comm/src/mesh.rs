@@ -20,6 +20,11 @@ impl Mesh {
         Mesh { world: Group::single("world"), dp: Group::single("dp"), tp: Group::single("tp") }
     }
 
+    /// Whether a collective of this rank has failed in any of its groups.
+    pub fn has_failed(&self) -> bool {
+        [&self.world, &self.dp, &self.tp].into_iter().any(Group::has_failed)
+    }
+
     /// Makes the groups of `rank` with `join(name, rank in the group, ranks of the world in the group)`.
     ///
     /// # Errors

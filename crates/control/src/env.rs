@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use strand_store::StoreError;
+
 use crate::{ExitCode, RunDir};
 
 /// Names of the variables, each in one place.
@@ -17,6 +19,7 @@ pub(crate) mod names {
     pub const MASTER_ADDR: &str = "MASTER_ADDR";
     pub const MASTER_PORT: &str = "MASTER_PORT";
     pub const RUN_DIR: &str = "STRAND_RUN_DIR";
+    pub const RUN_URL: &str = "STRAND_RUN_URL";
     pub const ATTEMPT: &str = "STRAND_ATTEMPT";
     pub const MASTER_FD: &str = "STRAND_MASTER_FD";
     pub const LAUNCHER_PID: &str = "STRAND_LAUNCHER_PID";
@@ -40,8 +43,10 @@ pub struct RankEnv {
     pub master_addr: String,
     /// MASTER_PORT: the port that rank 0 listens on.
     pub master_port: u16,
-    /// STRAND_RUN_DIR: the run directory.
+    /// STRAND_RUN_DIR: the run directory, or the working copy of one in storage.
     pub run_dir: PathBuf,
+    /// STRAND_RUN_URL: the run directory in storage, where it lies there.
+    pub run_url: Option<String>,
     /// STRAND_ATTEMPT: number of this attempt, from 1, never used twice in a run directory.
     pub attempt: u64,
     /// STRAND_MASTER_FD: descriptor of the socket that already listens on `master_port`; rank 0 only.
@@ -125,6 +130,7 @@ impl RankEnv {
             master_addr: required(lookup, names::MASTER_ADDR)?,
             master_port: required(lookup, names::MASTER_PORT)?,
             run_dir: required(lookup, names::RUN_DIR)?,
+            run_url: optional(lookup, names::RUN_URL)?,
             attempt: required(lookup, names::ATTEMPT)?,
             master_fd: optional(lookup, names::MASTER_FD)?,
             launcher_pid: optional(lookup, names::LAUNCHER_PID)?,
@@ -154,6 +160,7 @@ impl RankEnv {
         ];
         let fd = self.master_fd.map(|fd| fd.to_string());
         let pid = self.launcher_pid.map(|pid| pid.to_string());
+        vars.extend(self.run_url.clone().map(|url| (names::RUN_URL, url)));
         vars.extend(fd.map(|fd| (names::MASTER_FD, fd)));
         vars.extend(pid.map(|pid| (names::LAUNCHER_PID, pid)));
         vars.extend(self.resume_from.clone().map(|from| (names::RESUME_FROM, from)));
@@ -161,8 +168,14 @@ impl RankEnv {
     }
 
     /// The run directory's layout.
-    pub fn run_dir(&self) -> RunDir {
-        RunDir::new(&self.run_dir)
+    ///
+    /// # Errors
+    /// STRAND_RUN_URL names no storage.
+    pub fn run_dir(&self) -> Result<RunDir, StoreError> {
+        match &self.run_url {
+            Some(url) => RunDir::in_storage(url, &self.run_dir),
+            None => Ok(RunDir::new(&self.run_dir)),
+        }
     }
 
     /// The listening master socket, where the launcher handed one down (to rank 0).
@@ -228,6 +241,7 @@ mod tests {
             master_addr: "127.0.0.1".into(),
             master_port: 29_500,
             run_dir: "runs/demo".into(),
+            run_url: Some("s3://bucket/run".into()),
             attempt: 2,
             master_fd: None,
             launcher_pid: Some(77),

@@ -16,6 +16,7 @@ mod rank_error;
 mod record;
 mod run_dir;
 mod stop;
+mod storage;
 
 pub use env::{EnvError, RankEnv};
 pub use event::Event;
@@ -30,6 +31,7 @@ pub use rank_error::{FailureKind, RankError, Reporter};
 pub use record::{Attempt, Layout, RunRecord, Status};
 pub use run_dir::RunDir;
 pub use stop::StopFlag;
+pub use storage::SyncError;
 
 /// The present moment as RFC 3339 in UTC with microseconds; such strings sort by time.
 pub fn timestamp() -> String {

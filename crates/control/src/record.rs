@@ -29,6 +29,9 @@ pub struct RunRecord {
     pub created: String,
     /// When this record was last written.
     pub updated: String,
+    /// Another run's checkpoint that this run began with.
+    #[serde(default)]
+    pub resumed_from: Option<String>,
     /// Every attempt, in order.
     pub attempts: Vec<Attempt>,
 }
@@ -90,6 +93,7 @@ impl RunRecord {
             versions: BTreeMap::from([("strand".into(), env!("CARGO_PKG_VERSION").into())]),
             updated: created.clone(),
             created,
+            resumed_from: None,
             attempts: Vec::new(),
         }
     }

@@ -3,24 +3,59 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use strand_store::{Location, StoreError};
+
 use crate::FileError;
 use crate::files::io_error;
 
 /// The layout of a run directory. Making one touches nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// One in object storage has a working copy on this machine, in which all paths lie: see [`RunDir::pull`]. Only the
+/// checkpoints are never copied.
+#[derive(Debug, Clone)]
 pub struct RunDir {
     root: PathBuf,
+    pub(crate) remote: Option<Location>,
 }
 
 impl RunDir {
-    /// The layout under `root`.
+    /// The layout under the local folder `root`.
     pub fn new(root: impl Into<PathBuf>) -> RunDir {
-        RunDir { root: root.into() }
+        RunDir { root: root.into(), remote: None }
     }
 
-    /// The run directory itself.
+    /// The run directory at `url`, with its working copy in the local folder `copy`.
+    ///
+    /// # Errors
+    /// The URL names no storage.
+    pub fn in_storage(url: &str, copy: impl Into<PathBuf>) -> Result<RunDir, StoreError> {
+        Ok(RunDir { root: copy.into(), remote: Some(Location::open(url)?) })
+    }
+
+    /// The run directory itself, or the working copy of one in storage.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What people call it: its path or URL.
+    pub fn url(&self) -> String {
+        self.remote.as_ref().map_or_else(|| self.root.display().to_string(), Location::url)
+    }
+
+    /// Where it really lies.
+    ///
+    /// # Errors
+    /// The path is not UTF-8.
+    pub fn location(&self) -> Result<Location, StoreError> {
+        match &self.remote {
+            Some(remote) => Ok(remote.clone()),
+            None => Location::open(&self.url()),
+        }
+    }
+
+    /// Whether it lies in object storage.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// The resolved recipe.
@@ -53,9 +88,9 @@ impl RunDir {
         self.root.join("report.html")
     }
 
-    /// Folder of the checkpoints (`step-NNNNNNNN`).
-    pub fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoints")
+    /// Folder of the checkpoints (`step-NNNNNNNN`), a path or URL.
+    pub fn checkpoints(&self) -> String {
+        format!("{}/checkpoints", self.url())
     }
 
     /// Lock file of the one launcher that writes this run.

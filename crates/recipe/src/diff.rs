@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::Recipe;
+use crate::{Recipe, RecipeError};
 
 /// One value that differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,11 +17,13 @@ pub struct Change {
 }
 
 /// Every value that differs between two recipes, defaults included. Elements of lists are matched by name.
-pub fn diff(a: &Recipe, b: &Recipe) -> Vec<Change> {
-    let value = |recipe| serde_json::to_value(recipe).unwrap_or_default();
+///
+/// # Errors
+/// The serializer refuses a recipe.
+pub fn diff(a: &Recipe, b: &Recipe) -> Result<Vec<Change>, RecipeError> {
     let mut changes = Vec::new();
-    compare("", &value(a), &value(b), &mut changes);
-    changes
+    compare("", &a.to_json()?, &b.to_json()?, &mut changes);
+    Ok(changes)
 }
 
 fn compare(path: &str, left: &Value, right: &Value, changes: &mut Vec<Change>) {
@@ -74,14 +76,14 @@ mod tests {
 
     #[test]
     fn equal_recipes_have_no_difference() {
-        assert_eq!(diff(&example(), &example()), []);
+        assert_eq!(diff(&example(), &example()).unwrap(), []);
     }
 
     #[test]
     fn each_difference_has_its_path() {
         let sets = ["seed=3", "stages.all.length.epochs=2", "data.extra.url=/x"];
         let other = example().with_overrides(&sets.map(str::to_owned)).unwrap();
-        let changes = diff(&example(), &other);
+        let changes = diff(&example(), &other).unwrap();
         let shown: Vec<_> = changes.iter().map(|c| (c.path.as_str(), &c.left, &c.right)).collect();
         assert_eq!(
             shown,

@@ -48,6 +48,14 @@ pub enum RecipeError {
         /// Everything that is wrong.
         problems: Vec<Problem>,
     },
+    /// A recipe that cannot be written down.
+    #[error("recipe `{name}`: cannot be written as text: {reason}")]
+    Serialize {
+        /// The recipe's name.
+        name: String,
+        /// What the serializer said.
+        reason: String,
+    },
     /// dp × tp does not fill the world.
     #[error("world size {world_size}: {reason}")]
     World {
@@ -72,6 +80,9 @@ impl RecipeError {
                 [only] => only.hint.clone(),
                 _ => None,
             },
+            Self::Serialize { .. } => {
+                Some("please report this recipe: it is a defect of strand".into())
+            }
             Self::World { hint, .. } => Some(hint.clone()),
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Mask, MaskPeriod, Normalization, Recipe};
+use crate::{Mask, MaskPeriod, Normalization, Recipe, RecipeError};
 
 /// Where and how a run runs, and what it writes down, leave its result as it is. So does the layout: a checkpoint of
 /// one dp × tp continues on another.
@@ -11,8 +11,11 @@ const WITHOUT_EFFECT: [&str; 5] = ["name", "runtime", "checkpoint", "trace", "pa
 impl Recipe {
     /// BLAKE3 in hexadecimal of what determines the result: everything but `name`, `runtime`, `checkpoint`, `trace`,
     /// `parallel`, and `batch.micro` where losses and masks do not depend on it.
-    pub fn hash(&self) -> String {
-        blake3::hash(canonical(self).to_string().as_bytes()).to_hex().to_string()
+    ///
+    /// # Errors
+    /// The serializer refuses the recipe.
+    pub fn hash(&self) -> Result<String, RecipeError> {
+        Ok(blake3::hash(canonical(self)?.to_string().as_bytes()).to_hex().to_string())
     }
 
     /// Whether micro-batches have a loss or a mask of their own.
@@ -25,15 +28,15 @@ impl Recipe {
 }
 
 /// Keys sorted, unset keys left out: so an optional key that is added later changes no hash.
-fn canonical(recipe: &Recipe) -> Value {
-    let mut value = serde_json::to_value(recipe).unwrap_or_default();
+fn canonical(recipe: &Recipe) -> Result<Value, RecipeError> {
+    let mut value = recipe.to_json()?;
     if let Some(map) = value.as_object_mut() {
         map.retain(|key, _| !WITHOUT_EFFECT.contains(&key.as_str()));
     }
     if !recipe.depends_on_micro_batches() {
         drop_micro(&mut value);
     }
-    sorted(value)
+    Ok(sorted(value))
 }
 
 fn drop_micro(recipe: &mut Value) {
@@ -65,7 +68,7 @@ mod tests {
 
     fn hash_with(overrides: &[&str]) -> String {
         let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
-        example().with_overrides(&overrides).unwrap().hash()
+        example().with_overrides(&overrides).unwrap().hash().unwrap()
     }
 
     #[test]

@@ -40,9 +40,20 @@ impl Recipe {
     }
 
     /// The whole recipe as YAML, defaults included. It loads back equal.
-    pub fn to_yaml(&self) -> String {
-        // Writing plain data into a string fails only for types that a recipe does not have.
-        serde_saphyr::to_string(self).unwrap_or_default()
+    ///
+    /// # Errors
+    /// The serializer refuses it.
+    pub fn to_yaml(&self) -> Result<String, RecipeError> {
+        serde_saphyr::to_string(self).map_err(|error| self.unwritable(&error))
+    }
+
+    /// The whole recipe as JSON, defaults included.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value, RecipeError> {
+        serde_json::to_value(self).map_err(|error| self.unwritable(&error))
+    }
+
+    fn unwritable(&self, error: &dyn std::error::Error) -> RecipeError {
+        RecipeError::Serialize { name: self.name.clone(), reason: error.to_string() }
     }
 }
 
@@ -109,7 +120,7 @@ mod tests {
         recipe.seed = u64::MAX;
         recipe.stages[0].optimizer.lr = 0.1 + 0.2;
         recipe.stages[0].optimizer.eps = 1e-300;
-        let yaml = recipe.to_yaml();
+        let yaml = recipe.to_yaml().unwrap();
         assert_eq!(Recipe::parse(&yaml, "resolved").unwrap(), recipe, "{yaml}");
     }
 

@@ -22,7 +22,24 @@ async fn s3_conforms() {
 async fn conforms(location: &Location) {
     reads_what_was_written(location).await;
     large_objects_are_whole(location).await;
+    copies_and_moves(location).await;
     lists_and_deletes(location).await;
+}
+
+async fn copies_and_moves(location: &Location) {
+    for name in ["moved/x/part", "moved/x/manifest.json", "moved/y"] {
+        location.put(name, Bytes::from_static(b"content")).await.expect("written");
+    }
+    location.copy("moved/y", "moved/z").await.expect("copied");
+    assert!(location.rename("moved/x", "aside/1/x").await.expect("a folder moves"));
+    assert!(location.rename("moved/y", "aside/1/y").await.expect("an object moves"));
+    assert!(!location.rename("moved/none", "aside/1/none").await.expect("nothing to move"));
+    let paths: Vec<String> =
+        location.list("aside").await.expect("lists").into_iter().map(|entry| entry.path).collect();
+    assert_eq!(paths, ["aside/1/x/manifest.json", "aside/1/x/part", "aside/1/y"]);
+    assert_eq!(location.list("moved").await.expect("lists").len(), 1, "only the copy is left");
+    location.delete_folder("aside").await.expect("deleted");
+    location.delete_folder("moved").await.expect("deleted");
 }
 
 async fn reads_what_was_written(location: &Location) {

@@ -82,6 +82,18 @@ impl Location {
         Ok(StoreError::Failed { url, action: "read", source })
     }
 
+    /// A whole object, or `None` where there is none.
+    ///
+    /// # Errors
+    /// All that storage can do but [`StoreError::NotFound`].
+    pub async fn get_if_exists(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
+        match self.get(path).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The size of an object in bytes.
     ///
     /// # Errors

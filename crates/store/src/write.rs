@@ -96,6 +96,50 @@ impl Location {
         error
     }
 
+    /// Copies an object within this folder, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::NoSpace`] and all that storage can do.
+    pub async fn copy(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let copied = self.store.copy(&self.key(from)?, &self.key(to)?).await;
+        copied.map_err(|error| self.failed(from, "copy", error))
+    }
+
+    /// Moves the object or the folder `from` to `to`; false where there is none. Locally this is one rename. Object
+    /// storage has none: all is copied, then removed, a `manifest.json` before everything else, so that nothing that
+    /// was committed is ever seen with a part missing.
+    ///
+    /// # Errors
+    /// All that storage can do; a folder may then lie in both places.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+        match (self.join(from).local_path(), self.join(to).local_path()) {
+            (Some(source), Some(target)) => rename_local(&source, &target)
+                .await
+                .map_err(|error| StoreError::io_like(self.url_of(from), "move", error.into())),
+            _ => self.rename_objects(from, to).await,
+        }
+    }
+
+    async fn rename_objects(&self, from: &str, to: &str) -> Result<bool, StoreError> {
+        let mut moved: Vec<String> =
+            self.list(from).await?.into_iter().map(|entry| entry.path).collect();
+        if moved.is_empty() {
+            if !self.exists(from).await? {
+                return Ok(false);
+            }
+            moved.push(from.to_owned());
+        }
+        for path in &moved {
+            let rest = path.strip_prefix(from).unwrap_or(path);
+            self.copy(path, &format!("{to}{rest}")).await?;
+        }
+        moved.sort_by_key(|path| !path.ends_with("manifest.json"));
+        for path in &moved {
+            self.delete(path).await?;
+        }
+        Ok(true)
+    }
+
     /// Removes an object; one that is not there is no error.
     ///
     /// # Errors
@@ -126,6 +170,16 @@ impl Location {
         let deleted = self.store.delete_stream(locations).try_collect::<Vec<_>>().await;
         deleted.map(drop).map_err(|error| self.failed(prefix, "delete", error))
     }
+}
+
+async fn rename_local(from: &FsPath, to: &FsPath) -> std::io::Result<bool> {
+    if !tokio::fs::try_exists(from).await? {
+        return Ok(false);
+    }
+    if let Some(parent) = to.parent() {
+        tokio::fs::create_dir_all(parent).await?;
+    }
+    tokio::fs::rename(from, to).await.map(|()| true)
 }
 
 /// The next part of a file: full but at its end, empty behind it.

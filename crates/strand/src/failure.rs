@@ -4,7 +4,7 @@ use std::error::Error;
 
 use serde_json::{Value, json};
 use strand_checkpoint::CheckpointError;
-use strand_control::{ExitCode, FileError, LaunchError};
+use strand_control::{ExitCode, FileError, LaunchError, SyncError};
 use strand_data::DataError;
 use strand_data_tools::ToolsError;
 use strand_recipe::RecipeError;
@@ -95,6 +95,7 @@ fn one(error: &(dyn Error + 'static)) -> Option<Verdict> {
         .or_else(|| library::<CheckpointError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<TelemetryError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<LaunchError>(error, |e| (e.exit_code(), e.hint())))
+        .or_else(|| library::<SyncError>(error, |e| (ExitCode::Storage, e.hint())))
         .or_else(|| library::<FileError>(error, |e| (e.exit_code(), e.hint())))
 }
 

@@ -3,14 +3,76 @@
 use std::path::{Path, PathBuf};
 
 use strand_control::RunDir;
-use strand_store::{Location, StoreError};
+use strand_recipe::Recipe;
+use strand_store::{Location, StoreError, xxh3};
+use tempfile::TempDir;
 
-/// The recipe file that is meant: the file itself, or the resolved recipe of a run directory.
-pub fn recipe_file(path: &Path) -> PathBuf {
-    match path.is_dir() {
-        true => RunDir::new(path).recipe(),
-        false => path.to_owned(),
+use crate::block_on::block_on;
+use crate::failure::Failure;
+
+/// Whether `text` names something in storage rather than a local path.
+pub fn is_url(text: &str) -> bool {
+    text.contains("://")
+}
+
+/// The recipe that is meant, with its changes: a file's, or the resolved one of a run directory.
+pub fn recipe(path: &Path, overrides: &[String]) -> anyhow::Result<Recipe> {
+    let name = path.display().to_string();
+    if is_url(&name) {
+        return Ok(recipe_of_url(&name)?.with_overrides(overrides)?);
     }
+    let file = if path.is_dir() { RunDir::new(path).recipe() } else { path.to_owned() };
+    Ok(Recipe::load(&file, overrides)?)
+}
+
+fn recipe_of_url(url: &str) -> anyhow::Result<Recipe> {
+    let bytes = block_on(async { Ok(Location::open(url)?.get("recipe.yaml").await?) })?;
+    let origin = format!("{}/recipe.yaml", url.trim_end_matches('/'));
+    Ok(Recipe::parse(&String::from_utf8_lossy(&bytes), &origin)?)
+}
+
+/// The run directory that a launch writes. One in storage has its working copy in the user's cache.
+pub fn run_dir(name: &str) -> anyhow::Result<RunDir> {
+    if !is_url(name) {
+        return Ok(RunDir::new(name));
+    }
+    let url = Location::open(name)?.url();
+    let copy = cache()?.join("runs").join(format!("{:016x}", xxh3(url.as_bytes())));
+    Ok(RunDir::in_storage(&url, copy)?)
+}
+
+/// A run directory to read. One in storage is looked at through a copy that goes with this value: the working copy
+/// belongs to the launch.
+pub struct RunView {
+    /// The run directory.
+    pub dir: RunDir,
+    _copy: Option<TempDir>,
+}
+
+impl RunView {
+    pub fn open(name: &str) -> anyhow::Result<RunView> {
+        if !is_url(name) {
+            return Ok(RunView { dir: RunDir::new(name), _copy: None });
+        }
+        let no_copy = |error| Failure::environment("cannot make a temporary folder").because(error);
+        let copy = tempfile::tempdir().map_err(no_copy)?;
+        let dir = RunDir::in_storage(name, copy.path())?;
+        block_on(async { Ok(dir.pull().await?) })?;
+        Ok(RunView { dir, _copy: Some(copy) })
+    }
+}
+
+/// The user's cache folder, by the XDG rule: a relative path is ignored.
+fn cache() -> Result<PathBuf, Failure> {
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("strand"))
+        .ok_or_else(|| {
+            Failure::environment("no folder for the working copy of the run")
+                .hint("set HOME or XDG_CACHE_HOME to an absolute path")
+        })
 }
 
 /// The folder of a run's checkpoints: the folder itself, or the one in a run directory.
@@ -41,9 +103,16 @@ mod tests {
     }
 
     #[test]
-    fn a_run_directory_stands_for_its_recipe() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(recipe_file(folder.path()), folder.path().join("recipe.yaml"));
-        assert_eq!(recipe_file(Path::new("a.yaml")), Path::new("a.yaml"));
+    fn a_url_has_one_working_copy_however_it_is_written() {
+        let copy = |url| run_dir(url).unwrap().root().to_owned();
+        assert_eq!(copy("s3://bucket/demo"), copy("s3://bucket/demo/"));
+        assert_ne!(copy("s3://bucket/demo"), copy("s3://bucket/other"));
+        assert_eq!(run_dir("s3://bucket/demo/").unwrap().url(), "s3://bucket/demo");
+    }
+
+    #[test]
+    fn a_missing_recipe_is_named_with_its_path() {
+        let error = recipe(Path::new("none.yaml"), &[]).unwrap_err();
+        assert_eq!(error.to_string(), "none.yaml: cannot read the recipe");
     }
 }

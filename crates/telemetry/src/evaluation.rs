@@ -76,6 +76,19 @@ pub fn record(path: &Path, evaluation: &Evaluation) -> Result<(), TelemetryError
     jsonl::replace(path, &content)
 }
 
+/// Drops the evaluations after `step`, which the run goes on from.
+///
+/// # Errors
+/// The file cannot be read or written, or a complete line is not a record.
+pub fn keep_through(path: &Path, step: u64) -> Result<(), TelemetryError> {
+    let lines = jsonl::read::<Evaluation>(path)?;
+    if lines.iter().all(|line| line.record.step <= step) {
+        return Ok(());
+    }
+    let kept = lines.into_iter().filter(|line| line.record.step <= step);
+    jsonl::replace(path, &kept.map(|line| line.text).collect::<String>())
+}
+
 /// Reads all evaluations in the order they were recorded; none where there is no file.
 ///
 /// # Errors

@@ -45,8 +45,8 @@ pub struct Metrics {
     pub tflops: Option<f64>,
     /// Share of the devices' peak; null without a known device.
     pub mfu: Option<f64>,
-    /// Peak memory of the rank that used most.
-    pub memory_bytes: u64,
+    /// Peak memory of the rank that used most; null where the system does not say.
+    pub memory_bytes: Option<u64>,
     /// Ids of the step's samples in global order, with `trace: {samples: true}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_ids: Option<Vec<String>>,
@@ -132,7 +132,7 @@ pub(crate) mod tests {
             samples_per_s: 640.0,
             tflops: Some(0.01),
             mfu: None,
-            memory_bytes: 1 << 20,
+            memory_bytes: Some(1 << 20),
             sample_ids: None,
         }
     }

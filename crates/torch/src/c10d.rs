@@ -34,6 +34,7 @@ mod ffi {
             host: &str,
             rank: i32,
             size: i32,
+            join_timeout_ms: i64,
             timeout_ms: i64,
         ) -> Result<SharedPtr<ProcessGroup>>;
         fn all_reduce(group: &ProcessGroup, tensor: &Tensor, op: u8) -> Result<SharedPtr<Work>>;
@@ -123,20 +124,28 @@ unsafe impl Send for ProcessGroup {}
 unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
-    /// Joins the group `name` as `rank` of `size`, with connections on the interface of `host`.
+    /// Joins the group `name` as `rank` of `size`, with connections on the interface of `host`. Afterwards a collective
+    /// may take `timeout`.
     ///
     /// # Errors
-    /// Not all ranks have come within `timeout`.
+    /// Not all ranks have come within `join_timeout`.
     pub fn gloo(
         store: &Store,
         name: &str,
         host: &str,
-        rank: usize,
-        size: usize,
+        (rank, size): (usize, usize),
+        join_timeout: Duration,
         timeout: Duration,
     ) -> Result<ProcessGroup, Error> {
         let (rank, size) = (rank as i32, size as i32);
-        Ok(ProcessGroup(ffi::gloo_group(&store.0, name, host, rank, size, millis(timeout))?))
+        let (join_timeout, timeout) = (millis(join_timeout), millis(timeout));
+        let group = ffi::gloo_group(&store.0, name, host, rank, size, join_timeout, timeout)?;
+        Ok(ProcessGroup(group))
+    }
+
+    /// Keeps the group, its threads and connections until the process ends.
+    pub fn leak(&self) {
+        std::mem::forget(self.0.clone());
     }
 
     /// Starts reducing `tensor` over the ranks, in place.

@@ -14,14 +14,25 @@ use crate::state::pieces;
 pub struct Checkpoints {
     /// `…/checkpoints`.
     pub folder: Location,
+    /// The folder of another run's checkpoints, which this one goes on from.
+    pub beside: Option<Location>,
     /// How many stay beside the stages' last ones.
     pub keep: usize,
     /// Runs the requests.
     pub handle: Handle,
 }
 
+/// Where a stage ended.
+pub struct StageEnd {
+    /// The run's step.
+    pub step: u64,
+    /// The checkpoint.
+    pub folder: Location,
+}
+
 impl Checkpoints {
-    /// Writes a checkpoint: each rank its part, then rank 0 the manifest, which is the commit. Returns its folder.
+    /// Writes a checkpoint: each rank its part, then rank 0, after `before_commit`, the manifest, which is the commit.
+    /// Returns its folder.
     ///
     /// # Errors
     /// A part cannot be written, or the parts do not make the whole.
@@ -31,6 +42,7 @@ impl Checkpoints {
         optimizer: &AdamW,
         state: &State,
         mesh: &Mesh,
+        before_commit: impl FnOnce() -> Result<(), TrainError>,
     ) -> Result<Location, TrainError> {
         let pieces = pieces(model, optimizer, mesh)?;
         let rank = mesh.world.rank();
@@ -40,6 +52,7 @@ impl Checkpoints {
         if rank == 0 {
             let parts = parts.iter().map(|part| serde_json::from_slice::<Part>(part));
             let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            before_commit()?;
             self.handle.block_on(strand_checkpoint::commit(&self.folder, state, parts))?;
             self.handle.block_on(strand_checkpoint::prune(&self.folder, self.keep, true))?;
         }
@@ -72,14 +85,19 @@ impl Checkpoints {
         Ok(self.handle.block_on(strand_checkpoint::latest(&self.folder))?)
     }
 
-    /// The last checkpoint of a stage.
+    /// The last checkpoint of a stage: this run's, else the other run's.
     ///
     /// # Errors
-    /// The folder cannot be listed, or a manifest is damaged.
-    pub fn end_of_stage(&self, stage: &str) -> Result<Option<Manifest>, TrainError> {
-        let all = self.handle.block_on(strand_checkpoint::list(&self.folder))?;
-        let ends = all.into_iter().filter(|m| m.state.stage_done && m.state.stage == stage);
-        Ok(ends.max_by_key(|manifest| manifest.state.step))
+    /// A folder cannot be listed, or a manifest is damaged.
+    pub fn end_of_stage(&self, stage: &str) -> Result<Option<StageEnd>, TrainError> {
+        for folder in [Some(&self.folder), self.beside.as_ref()].into_iter().flatten() {
+            let all = self.handle.block_on(strand_checkpoint::list(folder))?;
+            let ends = all.into_iter().filter(|m| m.state.stage_done && m.state.stage == stage);
+            if let Some(step) = ends.map(|manifest| manifest.state.step).max() {
+                return Ok(Some(StageEnd { step, folder: folder.join(&step_folder(step)) }));
+            }
+        }
+        Ok(None)
     }
 
     /// Opens a checkpoint.

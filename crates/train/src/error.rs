@@ -31,7 +31,13 @@ pub enum TrainError {
     },
     /// A backward pass failed.
     #[error("backward pass")]
-    Backward(#[source] tch::TchError),
+    Backward {
+        /// A collective of this rank had failed: it comes out as libtorch's exception.
+        in_collective: bool,
+        /// libtorch's words.
+        #[source]
+        source: tch::TchError,
+    },
     /// A tensor could not be read or written.
     #[error("tensor")]
     Tensor(#[source] tch::TchError),
@@ -180,8 +186,7 @@ impl TrainError {
         match self {
             TrainError::Batch { source, .. } => source.is_peer_lost(),
             TrainError::Comm(_) | TrainError::Model(ModelError::Comm(_)) => true,
-            // A collective inside the backward pass comes out as libtorch's exception.
-            TrainError::Backward(_) => true,
+            TrainError::Backward { in_collective, .. } => *in_collective,
             _ => false,
         }
     }
@@ -214,7 +219,26 @@ impl TrainError {
             TrainError::NonFinite { .. } => Some(
                 "lower the learning rate, set optimizer.clip_grad_norm, or look at the named samples".into(),
             ),
-            _ => None,
+            TrainError::Recipe(error) => error.hint(),
+            TrainError::UnknownSet { set } => {
+                Some(format!("add `{set}` to the recipe's data, or take it out of the stage"))
+            }
+            TrainError::Features { .. } => {
+                Some("check the set with `strand data verify`, then extract it again".into())
+            }
+            TrainError::NoRightOption { .. } => Some(
+                "mend the row's options and write the set again, or give the stage another held-out set".into(),
+            ),
+            TrainError::Shape { .. } => Some(
+                "the checkpoint is of another model: compare recipes with `strand recipe diff`".into(),
+            ),
+            TrainError::Tensor(_) | TrainError::Backward { .. } => {
+                Some("the rank's log has libtorch's own words; lower batch.micro if memory ran out".into())
+            }
+            TrainError::Message(_) => {
+                Some("all ranks must run the same build of strand-worker".into())
+            }
+            TrainError::Progress(_) => Some("the launcher is gone: start the same command again".into()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which visual tokens a step drops.
 
-use rand_distr::{Distribution, Normal};
+use rand_distr::{Distribution, StandardNormal};
 use strand_data::{below, draw};
 use strand_recipe::{DynamicMask, Mask, MaskPeriod};
 
@@ -34,10 +34,8 @@ impl Masks {
             MaskPeriod::MicroBatch => micro_batch.to_string(),
         };
         let mut rng = draw(self.seed, step, &id, "mask rate");
-        // A standard deviation that is not finite was refused with the recipe; then only the mean is left.
-        let rate = Normal::new(dynamic.mean, dynamic.std)
-            .map_or(dynamic.mean, |normal| normal.sample(&mut rng));
-        rate.clamp(dynamic.min, dynamic.max)
+        let normal: f64 = StandardNormal.sample(&mut rng);
+        (dynamic.mean + dynamic.std * normal).clamp(dynamic.min, dynamic.max)
     }
 
     /// Indices of the tokens of a sample that stay, in order: floor(rate·L) of the L are dropped.

@@ -31,7 +31,7 @@ pub struct StepRecord<'a> {
 
 impl StepRecord<'_> {
     /// The line of metrics.jsonl.
-    pub fn metrics(&self, config: &Config, memory_bytes: u64) -> Metrics {
+    pub fn metrics(&self, config: &Config, memory_bytes: Option<u64>) -> Metrics {
         let StepRecord { losses, elapsed, .. } = self;
         let counts = losses.counts;
         let seconds = elapsed.as_secs_f64();
@@ -66,8 +66,8 @@ impl StepRecord<'_> {
 pub struct Consensus {
     /// A rank was asked to stop.
     pub stop: bool,
-    /// Peak memory of the rank that used most, in bytes.
-    pub memory_bytes: u64,
+    /// Peak memory of the rank that used most, in bytes; none where no system says.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Takes the greatest over the ranks. One collective, so that all stop after the same step.
@@ -75,18 +75,19 @@ pub struct Consensus {
 /// # Errors
 /// The collective failed.
 pub fn agree(mesh: &Mesh, stop: bool) -> Result<Consensus, TrainError> {
-    let values = Tensor::from_slice(&[i64::from(stop), peak_memory() as i64]);
+    let values =
+        Tensor::from_slice(&[i64::from(stop), peak_memory().map_or(-1, |bytes| bytes as i64)]);
     mesh.world.all_reduce(&values, ReduceOp::Max)?.wait()?;
     let [stop, memory] = [0, 1].map(|i| values.int64_value(&[i]));
-    Ok(Consensus { stop: stop > 0, memory_bytes: memory as u64 })
+    Ok(Consensus { stop: stop > 0, memory_bytes: u64::try_from(memory).ok() })
 }
 
-/// Peak resident memory of this process; 0 where the system does not say.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+/// Peak resident memory of this process, where the system says.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// The ids of the step's samples, in global order.

@@ -31,12 +31,30 @@ pub struct Settings {
     pub metrics: PathBuf,
     /// evaluations.jsonl, written by rank 0.
     pub evaluations: PathBuf,
-    /// A checkpoint to go on from where the run has none of its own.
+    /// The run directory in storage, where the files above are uploaded before each commit of a checkpoint: so no
+    /// checkpoint is ahead of them.
+    pub publish_to: Option<Location>,
+    /// Another run's checkpoint to go on from where the run has none of its own. Stages may start from the ends of
+    /// stages beside it.
     pub resume_from: Option<String>,
     /// The attempt: a checkpoint's writer epoch.
     pub attempt: u64,
     /// Runs requests to storage.
     pub handle: Handle,
+}
+
+impl Settings {
+    /// Uploads metrics and evaluations, where the run directory lies in storage.
+    fn publish(&self) -> Result<(), TrainError> {
+        let Some(storage) = &self.publish_to else {
+            return Ok(());
+        };
+        let files = [("metrics.jsonl", &self.metrics), ("evaluations.jsonl", &self.evaluations)];
+        for (name, path) in files.into_iter().filter(|(_, path)| path.exists()) {
+            self.handle.block_on(storage.put_file(name, path))?;
+        }
+        Ok(())
+    }
 }
 
 /// Who is told about a run's progress.
@@ -97,8 +115,8 @@ pub fn run(
             if run.train(plan, &plans, &position, observer)? == Outcome::Stopped {
                 return Ok(Outcome::Stopped);
             }
-        } else {
-            run.load_weights(&run.checkpoints.at(plan.first_step + plan.steps))?;
+        } else if let Some((folder, _)) = &position.resumed {
+            run.load_weights(folder)?;
         }
         run.evaluate(plan, observer)?;
         position = Position::start_of(plan.index + 1);
@@ -143,6 +161,7 @@ impl<'a> Run<'a> {
         let prompter = open_prompter(recipe, &settings.handle)?;
         let checkpoints = Checkpoints {
             folder: settings.checkpoints.clone(),
+            beside: settings.resume_from.as_deref().map(beside).transpose()?,
             keep: recipe.checkpoint.keep,
             handle: settings.handle.clone(),
         };
@@ -159,7 +178,7 @@ impl<'a> Run<'a> {
             },
         };
         let state = self.checkpoints.open(&folder)?.manifest().state.clone();
-        if state.recipe_hash != self.settings.recipe.hash() {
+        if state.recipe_hash != self.settings.recipe.hash()? {
             return Err(TrainError::OtherRecipe { step: state.step });
         }
         let other_stage = || TrainError::OtherStage {
@@ -180,6 +199,7 @@ impl<'a> Run<'a> {
 
     fn open_metrics(&mut self, keep_through_step: u64) -> Result<(), TrainError> {
         if self.mesh.world.rank() == 0 {
+            evaluation::keep_through(&self.settings.evaluations, keep_through_step)?;
             self.metrics = Some(MetricsWriter::open(&self.settings.metrics, keep_through_step)?);
         }
         Ok(())
@@ -214,8 +234,8 @@ impl<'a> Run<'a> {
                 let end = self.checkpoints.end_of_stage(from)?.ok_or_else(|| {
                     TrainError::NoStart { stage: plan.stage.name.clone(), from: from.clone() }
                 })?;
-                self.load_weights(&self.checkpoints.at(end.state.step))?;
-                format!("the end of {from} (step {})", end.state.step)
+                self.load_weights(&end.folder)?;
+                format!("the end of {from} (step {})", end.step)
             }
             Start::Checkpoint(url) => {
                 self.load_weights(&Location::open(url)?)?;
@@ -249,13 +269,15 @@ impl<'a> Run<'a> {
             stage_step,
             stage_done: stage_step == plan.steps,
             cursor: serde_json::to_value(cursor)?,
-            recipe_hash: self.settings.recipe.hash(),
+            recipe_hash: self.settings.recipe.hash()?,
             seed: self.settings.recipe.seed,
             writer_epoch: self.settings.attempt,
             dp: self.mesh.dp.size(),
             tp: self.mesh.tp.size(),
         };
-        let folder = self.checkpoints.save(&self.model, optimizer, &state, self.mesh)?;
+        let folder = self
+            .checkpoints
+            .save(&self.model, optimizer, &state, self.mesh, || self.settings.publish())?;
         observer.checkpoint(state.step, &folder)
     }
 
@@ -290,6 +312,12 @@ impl<'a> Run<'a> {
         let mvm = plan.stage.mvm.filter(|_| training).map(|mvm| mvm.decoder);
         strand_model::Pass { input: crate::config::video_input(&plan.stage.video), mvm, kind }
     }
+}
+
+/// The folder that a checkpoint lies in.
+fn beside(checkpoint: &str) -> Result<Location, TrainError> {
+    let url = checkpoint.trim_end_matches('/');
+    Ok(Location::open(url.rsplit_once('/').map_or(".", |(folder, _)| folder))?)
 }
 
 fn open_prompter(recipe: &Recipe, handle: &Handle) -> Result<Prompter, TrainError> {

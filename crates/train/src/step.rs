@@ -173,7 +173,9 @@ pub fn gradients(
             Some(mvm) => &lm + mvm * objective.mvm_weight,
             None => lm.shallow_clone(),
         };
-        total.f_backward().map_err(TrainError::Backward)?;
+        total
+            .f_backward()
+            .map_err(|source| TrainError::Backward { in_collective: mesh.has_failed(), source })?;
         sums[0] += lm.double_value(&[]);
         sums[1] += mvm.map_or(0.0, |mvm| mvm.double_value(&[]));
     }

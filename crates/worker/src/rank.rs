@@ -14,9 +14,6 @@ use tokio::runtime::Runtime;
 
 use crate::observer::RankObserver;
 
-/// Where the checkpoints go, if not into the run directory.
-const CHECKPOINTS: &str = "STRAND_CHECKPOINTS";
-
 /// Why a rank failed.
 #[derive(Debug, thiserror::Error)]
 enum RankFailure {
@@ -96,7 +93,7 @@ fn fail(failure: &RankFailure, reporter: &Reporter) -> u8 {
 fn run(env: &RankEnv, reporter: &Reporter) -> Result<Outcome, RankFailure> {
     let runtime = Runtime::new().map_err(RankFailure::Threads)?;
     let stop = StopFlag::listen(runtime.handle()).map_err(RankFailure::Threads)?;
-    let recipe = Recipe::load(&env.run_dir().recipe(), &[])?;
+    let recipe = Recipe::load(&env.run_dir()?.recipe(), &[])?;
     tch::set_num_threads(threads(&recipe, env));
     let mesh = join(env, &recipe)?;
     let settings = settings(env, recipe, &runtime)?;
@@ -124,14 +121,11 @@ fn join(env: &RankEnv, recipe: &Recipe) -> Result<Mesh, RankFailure> {
 }
 
 fn settings(env: &RankEnv, recipe: Recipe, runtime: &Runtime) -> Result<Settings, RankFailure> {
-    let folder = env.run_dir();
-    let checkpoints = match std::env::var(CHECKPOINTS) {
-        Ok(url) => Location::open(&url)?,
-        Err(_) => Location::open(&folder.checkpoints().display().to_string())?,
-    };
+    let folder = env.run_dir()?;
     Ok(Settings {
         recipe,
-        checkpoints,
+        checkpoints: Location::open(&folder.checkpoints())?,
+        publish_to: if folder.is_remote() { Some(folder.location()?) } else { None },
         metrics: folder.metrics(),
         evaluations: folder.evaluations(),
         resume_from: env.resume_from.clone(),

@@ -11,6 +11,7 @@ usage: cargo xtask COMMAND
       --json            one JSON document on stdout, nothing else there
       --quick           a short form, for tests of the demo itself
       --fresh           start over instead of continuing an interrupted run
+      --data            only make the data
   test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
   lint                  rustfmt, clippy, cargo-deny, shellcheck, sizes of files";
 
@@ -33,6 +34,8 @@ pub struct DemoOptions {
     pub quick: bool,
     /// Start over.
     pub fresh: bool,
+    /// Only make the data.
+    pub data: bool,
 }
 
 /// A group of tests.
@@ -114,6 +117,7 @@ fn demo(rest: &[String]) -> Result<DemoOptions, Failure> {
             "--json" => options.json = true,
             "--quick" => options.quick = true,
             "--fresh" => options.fresh = true,
+            "--data" => options.data = true,
             other => return Err(usage(format!("unexpected argument `{other}`"))),
         }
     }
@@ -133,7 +137,7 @@ mod tests {
         assert_eq!(parsed("setup").unwrap(), Command::Setup);
         assert_eq!(parsed("test").unwrap(), Command::Test(None));
         assert_eq!(parsed("test faults").unwrap(), Command::Test(Some(Area::Faults)));
-        let expected = DemoOptions { json: true, quick: true, fresh: false };
+        let expected = DemoOptions { json: true, quick: true, ..DemoOptions::default() };
         assert_eq!(parsed("demo --json --quick").unwrap(), Command::Demo(expected));
         assert_eq!(parsed("demo --help").unwrap(), Command::Help);
     }

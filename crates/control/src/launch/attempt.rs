@@ -138,6 +138,7 @@ impl<'a> Attempt<'a> {
             master_addr: "127.0.0.1".into(),
             master_port,
             run_dir: self.spec.run_dir.root().to_path_buf(),
+            run_url: self.spec.run_dir.is_remote().then(|| self.spec.run_dir.url()),
             attempt: self.number,
             master_fd: (rank == 0).then_some(0),
             launcher_pid: Some(std::process::id()),

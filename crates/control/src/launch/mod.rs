@@ -56,29 +56,32 @@ pub fn launch(spec: &LaunchSpec, observer: &mut dyn FnMut(Notice)) -> Result<Out
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let _lock = RunLock::acquire(&spec.run_dir)?;
-        Launch::prepare(spec)?.run(&mut signals, observer).await
+        Launch::prepare(spec).await?.run(&mut signals, observer).await
     })
 }
 
 struct Launch<'a> {
     spec: &'a LaunchSpec,
     record: RunRecord,
-    resume_from: Option<String>,
     next_attempt: u64,
 }
 
 impl<'a> Launch<'a> {
-    fn prepare(spec: &'a LaunchSpec) -> Result<Launch<'a>, LaunchError> {
+    async fn prepare(spec: &'a LaunchSpec) -> Result<Launch<'a>, LaunchError> {
         let dir = &spec.run_dir;
+        dir.pull().await?;
         let new = || RunRecord::new(&spec.name, &spec.recipe_hash, spec.layout);
         let mut record = RunRecord::load(dir)?.unwrap_or_else(new);
         record.name.clone_from(&spec.name);
         record.recipe_hash.clone_from(&spec.recipe_hash);
         let recorded = record.attempts.last().map_or(0, |attempt| attempt.number);
         let next_attempt = recorded.max(dir.last_attempt()?) + 1;
-        let resume_from = resume::prepare(dir, &spec.resume, next_attempt)?;
+        resume::prepare(dir, &spec.resume, &mut record.resumed_from, next_attempt).await?;
+        if spec.resume != Resume::Auto {
+            dir.pull().await?;
+        }
         write_atomic(&dir.recipe(), spec.recipe.as_bytes())?;
-        Ok(Launch { spec, record, resume_from, next_attempt })
+        Ok(Launch { spec, record, next_attempt })
     }
 
     async fn run(
@@ -124,7 +127,8 @@ impl<'a> Launch<'a> {
         self.record.begin(number, self.spec.layout);
         self.record.save(dir)?;
         forget_error(&dir.error())?;
-        let resume_from = self.resume_from.clone();
+        dir.announce().await?;
+        let resume_from = self.record.resumed_from.clone();
         let ended = Attempt::run(self.spec, number, resume_from, signals, observer).await;
         let (exit_code, summary) = match ended.as_ref().map(|ended| &ended.outcome) {
             Ok(Outcome::Failed(cause)) => {
@@ -140,6 +144,18 @@ impl<'a> Launch<'a> {
         };
         self.record.end(exit_code, summary);
         self.record.save(dir)?;
+        match (dir.push().await, &ended) {
+            (Err(error), Ok(Ended { outcome: Outcome::Done, .. })) => return Err(error.into()),
+            // The failure or the wish to stop is what people have to know first.
+            (Err(error), _) => observer(Notice::Warning {
+                text: format!(
+                    "{}: files are not uploaded, and stay in {}: {error}",
+                    dir.url(),
+                    dir.root().display()
+                ),
+            }),
+            (Ok(()), _) => {}
+        }
         ended
     }
 }

@@ -5,8 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use strand_store::StoreError;
+
 use super::cause::FirstCause;
-use crate::{Event, ExitCode, FileError, Layout, RunDir};
+use crate::{Event, ExitCode, FileError, Layout, RunDir, SyncError};
 
 /// What to launch.
 #[derive(Debug, Clone)]
@@ -43,7 +45,8 @@ pub enum Resume {
     Auto,
     /// Nothing: start over. What the run directory holds is set aside under `previous/`.
     Never,
-    /// This checkpoint, a folder or URL. Newer ones in the run directory are set aside.
+    /// This checkpoint, a folder or URL: one of the run's own, where newer ones are set aside, or another run's, where
+    /// the run directory's whole state is.
     From(String),
 }
 
@@ -213,6 +216,12 @@ pub enum LaunchError {
     /// A file of the run directory cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A run directory in storage and its working copy do not come together.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
 }
 
 impl LaunchError {
@@ -231,6 +240,8 @@ impl LaunchError {
             .then(|| "raise the limit of processes (`ulimit -u`)".into()),
             LaunchError::Environment { .. } => None,
             LaunchError::File(error) => error.hint(),
+            LaunchError::Store(error) => error.hint(),
+            LaunchError::Sync(error) => error.hint(),
         }
     }
 
@@ -239,6 +250,7 @@ impl LaunchError {
         match self {
             LaunchError::NoRanks | LaunchError::Locked { .. } => ExitCode::Usage,
             LaunchError::File(error) => error.exit_code(),
+            LaunchError::Store(_) | LaunchError::Sync(_) => ExitCode::Storage,
             _ => ExitCode::Environment,
         }
     }

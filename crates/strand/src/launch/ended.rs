@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use strand_control::{ExitCode, FirstCause, Layout, Outcome, RunDir, RunRecord};
 use strand_telemetry::{TelemetryError, evaluation, report};
 
+use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::runs::accuracies;
 use crate::talk::Talk;
@@ -25,13 +26,13 @@ pub fn tell(
         Outcome::Interrupted { .. } => "interrupted before a checkpoint was written",
     };
     let code = outcome.exit_code();
-    let root = dir.root().display();
+    let root = dir.url();
     let evaluations = evaluation::read(&dir.evaluations())?;
     let mut text = format!("{root}: {word}\n");
     if !evaluations.is_empty() {
         text.push_str(&format!("\n{}", accuracies(&evaluations)));
     }
-    if let Some(report) = picture(dir, talk) {
+    if let Some(report) = picture(dir, talk)? {
         text.push_str(&format!("\nreport: {report}"));
     }
     talk.result(&text, &document(dir, code)?)?;
@@ -44,24 +45,28 @@ pub fn tell(
 
 /// The command that continues a run as it was.
 pub fn continuing(dir: &RunDir, layout: Layout) -> String {
-    format!("strand launch {} --nproc-per-node {}", dir.root().display(), layout.world_size)
+    format!("strand launch {} --nproc-per-node {}", dir.url(), layout.world_size)
 }
 
 /// The run is what counts: a report that cannot be drawn fails nothing.
-fn picture(dir: &RunDir, talk: &Talk) -> Option<String> {
+fn picture(dir: &RunDir, talk: &Talk) -> anyhow::Result<Option<String>> {
     match report::write(dir.root()) {
-        Ok(path) => Some(path.display().to_string()),
-        Err(TelemetryError::Empty { .. }) => None,
+        Ok(path) => {
+            block_on(async { Ok(dir.push().await?) })?;
+            let url = dir.is_remote().then(|| format!("{}/report.html", dir.url()));
+            Ok(Some(url.unwrap_or_else(|| path.display().to_string())))
+        }
+        Err(TelemetryError::Empty { .. }) => Ok(None),
         Err(error) => {
             talk.warn(format!("no report: {:#}", anyhow::Error::new(error)));
-            None
+            Ok(None)
         }
     }
 }
 
 fn document(dir: &RunDir, code: ExitCode) -> anyhow::Result<Value> {
     Ok(json!({
-        "run_dir": dir.root(),
+        "run_dir": dir.url(),
         "report": dir.report().exists().then(|| dir.report()),
         "exit_code": code.code(),
         "run": RunRecord::load(dir)?,
@@ -77,7 +82,7 @@ fn failed(dir: &RunDir, cause: &FirstCause) -> Failure {
     }
     message.push_str(&format!("\n  log: {}", cause.log.display()));
     let failure = Failure::new(cause.exit_code(), message)
-        .details(json!({"run_dir": dir.root(), "first_cause": cause}));
+        .details(json!({"run_dir": dir.url(), "first_cause": cause}));
     match &cause.error.hint {
         Some(hint) => failure.hint(hint),
         None => failure.hint(format!("read {}", dir.error().display())),

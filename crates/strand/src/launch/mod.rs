@@ -24,6 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   strand launch recipes/demo.yaml
   strand launch recipes/demo.yaml --nproc-per-node 4 --run-dir /data/demo
+  strand launch recipes/demo.yaml --run-dir s3://bucket/demo
   strand launch recipes/demo.yaml --set stages.base.length.steps=50 --set seed=7
   strand launch runs/demo                          continue a run as it was
   strand launch recipes/demo.yaml --resume never   start over; the old state moves to previous/
@@ -36,7 +37,7 @@ The same command again continues from the last checkpoint. Ctrl-C writes a check
 pub struct LaunchArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where the run's files go [default: runs/<name of the recipe>; the run itself where RECIPE is one]
+    /// Where the run's files go, a folder or URL [default: runs/<name of the recipe>; the run itself where RECIPE is one]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<String>,
     /// Nodes (this version runs on one)
@@ -67,7 +68,7 @@ pub fn run(args: &LaunchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     resolve::same_run(&run_dir, &recipe, &args.resume)?;
     let worker = preflight::run(&recipe, &args.resume)?;
     announce(args, &recipe, &run_dir, layout, talk);
-    let spec = spec(args, &recipe, run_dir, layout, worker, talk);
+    let spec = spec(args, &recipe, run_dir, layout, worker, talk)?;
     let mut watch = Watch::new(*talk);
     let outcome = launch(&spec, &mut |notice| watch.on(notice))?;
     watch.finish();
@@ -92,12 +93,12 @@ fn one_node(args: &LaunchArgs) -> anyhow::Result<()> {
 fn announce(args: &LaunchArgs, recipe: &Recipe, run_dir: &RunDir, layout: Layout, talk: &Talk) {
     let Layout { world_size, dp, tp } = layout;
     let stages = recipe.stages.len();
-    let dir = run_dir.root().display();
+    let dir = run_dir.url();
     talk.say(format!(
         "{}: {stages} stages on {world_size} ranks (dp {dp} × tp {tp}), in {dir}",
         recipe.name
     ));
-    if args.resume == Resume::Never && run_dir.metrics().exists() {
+    if args.resume == Resume::Never {
         talk.say("starting over: what the run has so far is moved to its folder previous/");
     }
 }
@@ -109,20 +110,20 @@ fn spec(
     layout: Layout,
     worker: PathBuf,
     talk: &Talk,
-) -> LaunchSpec {
-    LaunchSpec {
+) -> anyhow::Result<LaunchSpec> {
+    Ok(LaunchSpec {
         worker,
         worker_args: Vec::new(),
         env: worker::env(talk.verbosity()),
         run_dir,
         name: recipe.name.clone(),
-        recipe: recipe.to_yaml(),
-        recipe_hash: recipe.hash(),
+        recipe: recipe.to_yaml()?,
+        recipe_hash: recipe.hash()?,
         layout,
         resume: args.resume.clone(),
         max_restarts: args.max_restarts,
         timing: Timing::default(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
-use strand_checkpoint::{Manifest, latest};
+use strand_checkpoint::Manifest;
 use strand_control::{ExitCode, Resume};
 use strand_data::{Dataset, PromptStyle, Prompter};
 use strand_recipe::{self as recipe, Recipe, Start, VideoInput};
@@ -17,8 +17,6 @@ use crate::failure::{self, Failure};
 
 /// A `tokenizer.json` of a large vocabulary has a few MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
-/// Keeps checkpoints elsewhere than in the run directory; read by the worker.
-const CHECKPOINTS_VARIABLE: &str = "STRAND_CHECKPOINTS";
 
 /// Finds the worker, and looks at everything that the recipe names.
 pub fn run(recipe: &Recipe, resume: &Resume) -> anyhow::Result<PathBuf> {
@@ -34,7 +32,6 @@ pub fn run(recipe: &Recipe, resume: &Resume) -> anyhow::Result<PathBuf> {
         for name in used_sets(recipe) {
             problems.note(data_set(recipe, name).await);
         }
-        problems.note(unused_checkpoints(resume).await);
         for url in checkpoints(recipe, resume) {
             problems.note(checkpoint(url).await);
         }
@@ -160,22 +157,6 @@ fn checkpoints<'a>(recipe: &'a Recipe, resume: &'a Resume) -> Vec<&'a str> {
         Resume::Auto | Resume::Never => None,
     };
     recipe.stages.iter().filter_map(of_stage).chain(resumed).collect()
-}
-
-/// Checkpoints elsewhere than in the run directory are not set aside, so ranks would go on from them.
-async fn unused_checkpoints(resume: &Resume) -> anyhow::Result<()> {
-    let url = std::env::var(CHECKPOINTS_VARIABLE).unwrap_or_default();
-    if url.is_empty() || *resume == Resume::Auto {
-        return Ok(());
-    }
-    let Some(last) = latest(&Location::open(&url)?).await? else {
-        return Ok(());
-    };
-    let step = last.state.step;
-    let message = format!(
-        "{CHECKPOINTS_VARIABLE}={url}: holds a checkpoint of step {step}, from which the run would go on"
-    );
-    Err(Failure::usage(message).hint("name another folder, or continue with --resume auto").into())
 }
 
 async fn checkpoint(url: &str) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use strand_control::{ExitCode, Resume, RunDir};
 use strand_recipe::{Recipe, diff};
 
+use crate::block_on::block_on;
 use crate::failure::Failure;
+use crate::place::{self, is_url};
 use crate::recipe::{RecipeArgs, render_changes};
 use crate::talk::Talk;
 
@@ -40,14 +42,12 @@ fn here() -> anyhow::Result<PathBuf> {
 /// Where the run's files go.
 pub fn run_dir(given: Option<&str>, typed: &Path, recipe: &Recipe) -> anyhow::Result<RunDir> {
     let path = match given {
-        Some(url) if url.contains("://") => {
-            let failure = Failure::environment(format!(
-                "{url}: run directories in storage are not built yet"
-            ));
-            return Err(failure.hint("give a local folder, and set STRAND_CHECKPOINTS to keep checkpoints in storage").into());
-        }
+        Some(url) if is_url(url) => return place::run_dir(url),
         Some("") => return Err(Failure::usage("--run-dir is empty").into()),
         Some(path) => PathBuf::from(path),
+        None if is_url(&typed.display().to_string()) => {
+            return place::run_dir(&typed.display().to_string());
+        }
         None if typed.is_dir() => typed.to_owned(),
         None => PathBuf::from("runs").join(&recipe.name),
     };
@@ -56,22 +56,25 @@ pub fn run_dir(given: Option<&str>, typed: &Path, recipe: &Recipe) -> anyhow::Re
 
 /// Refuses to continue a run of another recipe. What leaves the result as it is (layout, logging) may differ.
 pub fn same_run(run_dir: &RunDir, recipe: &Recipe, resume: &Resume) -> anyhow::Result<()> {
-    let path = run_dir.recipe();
-    if !path.exists() || *resume != Resume::Auto {
+    if *resume != Resume::Auto {
         return Ok(());
     }
-    let earlier = Recipe::load(&path, &[]).map_err(|error| {
-        let dir = run_dir.root().display();
-        let message = format!("{dir}: the run here has a recipe that cannot be read");
+    let dir = run_dir.location()?;
+    let Some(text) = block_on(async { Ok(dir.get_if_exists("recipe.yaml").await?) })? else {
+        return Ok(());
+    };
+    let origin = dir.url_of("recipe.yaml");
+    let earlier = Recipe::parse(&String::from_utf8_lossy(&text), &origin).map_err(|error| {
+        let message = format!("{}: the run here has a recipe that cannot be read", run_dir.url());
         Failure::new(ExitCode::Storage, message).because(error)
     })?;
-    if earlier.hash() == recipe.hash() {
+    if earlier.hash()? == recipe.hash()? {
         return Ok(());
     }
-    let changes = diff(&earlier, recipe);
+    let changes = diff(&earlier, recipe)?;
     let message = format!(
         "{}: the run here has another recipe\n{}",
-        run_dir.root().display(),
+        run_dir.url(),
         indent(&render_changes(&changes))
     );
     let failure = Failure::usage(message)
@@ -107,7 +110,8 @@ mod tests {
         assert_eq!(place(None, folder.path()).root(), folder.path());
         assert_eq!(place(None, Path::new("r.yaml")).root(), here.join("runs/small"));
         assert_eq!(place(Some("x"), folder.path()).root(), here.join("x"));
-        assert!(run_dir(Some("s3://b/r"), Path::new("r.yaml"), &recipe).is_err());
+        assert_eq!(place(Some("s3://b/r"), Path::new("r.yaml")).url(), "s3://b/r");
+        assert_eq!(place(None, Path::new("s3://b/r")).url(), "s3://b/r");
     }
 
     #[test]
@@ -116,7 +120,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::new(folder.path());
         assert!(same_run(&dir, &recipe, &Resume::Auto).is_ok());
-        std::fs::write(dir.recipe(), recipe.to_yaml()).unwrap();
+        std::fs::write(dir.recipe(), recipe.to_yaml().unwrap()).unwrap();
         let with = |set: &str| recipe.clone().with_overrides(&[set.to_owned()]).unwrap();
         assert!(same_run(&dir, &with("parallel.tp=2"), &Resume::Auto).is_ok());
         assert!(same_run(&dir, &with("seed=5"), &Resume::Never).is_ok());

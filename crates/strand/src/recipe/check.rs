@@ -29,7 +29,7 @@ pub fn run(args: &CheckArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let document = json!({
         "ok": true,
         "name": recipe.name,
-        "hash": recipe.hash(),
+        "hash": recipe.hash()?,
         "stages": recipe.stages.iter().map(|stage| &stage.name).collect::<Vec<_>>(),
         "mesh": mesh.map(|(dp, tp)| json!({"dp": dp, "tp": tp})),
         "problems": warnings,

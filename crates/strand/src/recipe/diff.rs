@@ -1,28 +1,29 @@
 //! `strand recipe diff`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 use strand_control::ExitCode;
-use strand_recipe::{Change, Recipe, RecipeError, diff};
+use strand_recipe::{Change, diff};
 
-use crate::place::recipe_file;
+use crate::place;
 use crate::talk::Talk;
 
 /// What to compare.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// Recipe file, or the directory of a run
+    /// Recipe file, or the directory or URL of a run
     left: PathBuf,
     /// Another one
     right: PathBuf,
 }
 
 pub fn run(args: &DiffArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
-    let (left, right) = (load(&args.left)?, load(&args.right)?);
-    let changes = diff(&left, &right);
-    let same_result = left.hash() == right.hash();
+    let left = place::recipe(&args.left, &[])?;
+    let right = place::recipe(&args.right, &[])?;
+    let changes = diff(&left, &right)?;
+    let same_result = left.hash()? == right.hash()?;
     let document = json!({"changes": changes, "same_result": same_result});
     talk.result(&render(&changes), &document)?;
     if !changes.is_empty() && same_result {
@@ -30,10 +31,6 @@ pub fn run(args: &DiffArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     }
     talk.next(format!("strand launch {}", args.right.display()));
     Ok(ExitCode::Done)
-}
-
-fn load(path: &Path) -> Result<Recipe, RecipeError> {
-    Recipe::load(&recipe_file(path), &[])
 }
 
 /// One line a difference: `path: left -> right`.

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use strand_control::ExitCode;
-use strand_recipe::{Recipe, RecipeError};
+use strand_recipe::Recipe;
 
 pub use diff::render as render_changes;
 
-use crate::place::recipe_file;
+use crate::place;
 use crate::talk::Talk;
 
 /// The verbs on recipes.
@@ -42,7 +42,7 @@ pub enum RecipeVerb {
 /// A recipe and what to change in it.
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
-    /// Recipe file, or the directory of a run
+    /// Recipe file, or the directory or URL of a run
     pub recipe: PathBuf,
     /// Change a value: key.key=value; elements of lists by name or index (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -51,8 +51,8 @@ pub struct RecipeArgs {
 
 impl RecipeArgs {
     /// Reads the recipe and applies the changes.
-    pub fn load(&self) -> Result<Recipe, RecipeError> {
-        Recipe::load(&recipe_file(&self.recipe), &self.set)
+    pub fn load(&self) -> anyhow::Result<Recipe> {
+        place::recipe(&self.recipe, &self.set)
     }
 }
 

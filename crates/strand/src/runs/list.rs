@@ -1,29 +1,28 @@
 //! `strand runs list`.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use serde_json::json;
 use strand_control::ExitCode;
+use strand_store::Location;
 
 use super::summary::Summary;
-use crate::failure::Failure;
+use crate::block_on::block_on;
+use crate::place::RunView;
 use crate::table::table;
 use crate::talk::Talk;
 
 /// Where to look.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Folder of run directories
+    /// Folder of run directories, or its URL
     #[arg(default_value = "runs")]
-    folder: PathBuf,
+    folder: String,
 }
 
 pub fn run(args: &ListArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let mut runs: Vec<Summary> = Vec::new();
-    for path in folders(&args.folder)? {
-        match Summary::load(path) {
+    for run in folders(&args.folder)? {
+        match RunView::open(&run).and_then(|view| Summary::load(&view.dir)) {
             Ok(run) => runs.extend(run),
             Err(error) => talk.warn(format!("{error:#}")),
         }
@@ -32,32 +31,25 @@ pub fn run(args: &ListArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let documents: Vec<_> = runs.iter().map(Summary::document).collect();
     talk.result(&render(&runs, &args.folder), &json!({"runs": documents}))?;
     match runs.last() {
-        Some(last) => talk.next(format!("strand runs show {}", last.dir.root().display())),
+        Some(last) => talk.next(format!("strand runs show {}", last.dir.url())),
         None => talk.next("strand launch RECIPE"),
     }
     Ok(ExitCode::Done)
 }
 
-fn folders(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| unreadable(folder).because(error))?,
-    };
-    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| Ok(entry?.path())).collect();
-    paths.map_err(|error: std::io::Error| unreadable(folder).because(error).into())
+fn folders(folder: &str) -> anyhow::Result<Vec<String>> {
+    let location = Location::open(folder)?;
+    let names = block_on(async { Ok(location.list_folders("").await?) })?;
+    Ok(names.iter().map(|name| format!("{}/{name}", folder.trim_end_matches('/'))).collect())
 }
 
-fn unreadable(folder: &Path) -> Failure {
-    Failure::new(ExitCode::Storage, format!("{}: cannot list the runs", folder.display()))
-}
-
-fn render(runs: &[Summary], folder: &Path) -> String {
+fn render(runs: &[Summary], folder: &str) -> String {
     if runs.is_empty() {
-        return format!("{}: no runs", folder.display());
+        return format!("{folder}: no runs");
     }
     let row = |run: &Summary| {
         vec![
-            run.dir.root().display().to_string(),
+            run.dir.url(),
             run.status.to_owned(),
             run.step().to_string(),
             run.last.as_ref().map_or("-".to_owned(), |last| format!("{:.4}", last.loss)),

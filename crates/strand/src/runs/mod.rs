@@ -18,11 +18,12 @@ pub enum RunsVerb {
     /// List the runs of a folder
     #[command(after_help = "Examples:
   strand runs list                                 the runs under runs/
-  strand runs list /data/runs --json")]
+  strand runs list s3://bucket/runs --json")]
     List(list::ListArgs),
     /// Show how far a run is, its attempts and evaluations, and why it failed
-    #[command(after_help = "Example:
-  strand runs show runs/demo")]
+    #[command(after_help = "Examples:
+  strand runs show runs/demo
+  strand runs show s3://bucket/runs/demo")]
     Show(show::ShowArgs),
 }
 

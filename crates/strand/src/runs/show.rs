@@ -1,7 +1,5 @@
 //! `strand runs show`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use strand_control::{Attempt, ExitCode, FirstCause};
@@ -10,18 +8,20 @@ use strand_telemetry::{Evaluation, evaluation};
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::launch::continuing;
+use crate::place::RunView;
 use crate::table::table;
 use crate::talk::Talk;
 
 /// Which run.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The run's directory
-    run: PathBuf,
+    /// The run's directory or URL
+    run: String,
 }
 
 pub fn run(args: &ShowArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
-    let run = Summary::load(args.run.clone())?.ok_or_else(|| no_run(args))?;
+    let view = RunView::open(&args.run)?;
+    let run = Summary::load(&view.dir)?.ok_or_else(|| no_run(args))?;
     let evaluations = evaluation::read(&run.dir.evaluations())?;
     let failure = FirstCause::load(&run.dir)?;
     let mut document = run.document();
@@ -35,14 +35,15 @@ pub fn run(args: &ShowArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
 }
 
 fn no_run(args: &ShowArgs) -> Failure {
-    Failure::usage(format!("{}: no run.json here: not a run directory", args.run.display()))
+    Failure::usage(format!("{}: no run.json here: not a run directory", args.run))
         .hint("`strand runs list` shows the runs under runs/")
 }
 
 fn next(run: &Summary, failure: Option<&FirstCause>) -> String {
-    let dir = run.dir.root().display();
+    let dir = run.dir.url();
     match (run.status, failure) {
-        ("failed", Some(cause)) => format!("less {}", cause.log.display()),
+        ("running", _) if run.dir.is_remote() => format!("strand runs show {dir}"),
+        ("failed", Some(cause)) if !run.dir.is_remote() => format!("less {}", cause.log.display()),
         ("running", _) => format!("tail -f {}", run.dir.metrics().display()),
         ("done", _) => format!("strand checkpoint list {dir}"),
         _ => continuing(&run.dir, run.record.layout),
@@ -54,7 +55,7 @@ fn render(run: &Summary, evaluations: &[Evaluation], failure: Option<&FirstCause
     let layout = record.layout;
     let mut text = format!(
         "{}: {}\nid {}, dp {} × tp {}, recipe {}\n",
-        run.dir.root().display(),
+        run.dir.url(),
         run.status,
         record.id,
         layout.dp,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use strand_control::{ExitCode, FileError, RunDir, RunRecord};
@@ -25,14 +25,13 @@ pub struct Summary {
 
 impl Summary {
     /// Reads a run directory; `None` where it is none.
-    pub fn load(path: PathBuf) -> anyhow::Result<Option<Summary>> {
-        let dir = RunDir::new(path);
-        let Some(record) = read_record(&dir)? else {
+    pub fn load(dir: &RunDir) -> anyhow::Result<Option<Summary>> {
+        let Some(record) = read_record(dir)? else {
             return Ok(None);
         };
         let last = last_metrics(&dir.metrics())?;
-        let status = alive::status(&dir, &record);
-        Ok(Some(Summary { dir, record, status, last }))
+        let status = alive::status(dir, &record);
+        Ok(Some(Summary { dir: dir.clone(), record, status, last }))
     }
 
     pub fn step(&self) -> u64 {
@@ -41,7 +40,7 @@ impl Summary {
 
     pub fn document(&self) -> Value {
         json!({
-            "run_dir": self.dir.root(),
+            "run_dir": self.dir.url(),
             "id": self.record.id,
             "name": self.record.name,
             "status": self.status,
@@ -103,7 +102,7 @@ mod tests {
     #[test]
     fn a_folder_without_a_record_is_no_run() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Summary::load(folder.path().to_owned()).unwrap().is_none());
-        assert!(Summary::load(folder.path().join("none")).unwrap().is_none());
+        assert!(Summary::load(&RunDir::new(folder.path())).unwrap().is_none());
+        assert!(Summary::load(&RunDir::new(folder.path().join("none"))).unwrap().is_none());
     }
 }

@@ -35,6 +35,9 @@ pub fn run(workspace: &Workspace, options: DemoOptions) -> anyhow::Result<()> {
     }
     setup::ensure(workspace)?;
     let (_, built) = timed(|| build(workspace))?;
+    if options.data {
+        return place.make_data().map(drop);
+    }
     let (accuracy, ran) = timed(|| place.train(options.quick))?;
     if options.json {
         println!("{:#}", document(&accuracy, &place, built, ran));
@@ -70,13 +73,18 @@ impl Place {
         run.parent().map(Path::to_owned).unwrap_or(run)
     }
 
-    fn train(&self, quick: bool) -> anyhow::Result<Accuracy> {
-        let run = self.root.join(&self.run);
+    /// Makes what is missing; false where nothing was.
+    fn make_data(&self) -> anyhow::Result<bool> {
         let mut made = false;
         for (name, arguments) in settings::SYNTH {
             made |= data::make(&self.strand, arguments, &self.root, &self.data.join(name))?;
         }
-        if made && run.exists() {
+        Ok(made)
+    }
+
+    fn train(&self, quick: bool) -> anyhow::Result<Accuracy> {
+        let run = self.root.join(&self.run);
+        if self.make_data()? && run.exists() {
             say("demo", "the last run was on other data: starting over");
             fs::remove_dir_all(&run).context("the last run cannot be removed")?;
         }
