@@ -30,13 +30,15 @@ pub fn answer(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Runs a command, hands its stdout on as it comes, and returns status and text.
+/// Runs a command, hands what it prints on as it comes, stdout and stderr in their order, and returns status and text.
 pub fn tee(command: &mut Command) -> anyhow::Result<(ExitStatus, String)> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| start_error(command))?;
+    let (mut reader, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| start_error(command))?;
+    // The ends for writing that the command holds would keep the pipe open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut text = Vec::new();
-    if let Some(mut pipe) = child.stdout.take() {
-        copy(&mut pipe, &mut io::stdout(), &mut text)?;
-    }
+    copy(&mut reader, &mut io::stdout(), &mut text)?;
     Ok((child.wait()?, String::from_utf8_lossy(&text).into_owned()))
 }
 

@@ -31,6 +31,9 @@ pub fn run(workspace: &Workspace, area: Option<Area>) -> anyhow::Result<()> {
     let counts = count(&text);
     say("test", format!("build {}, tests {}", duration(built), duration(took)));
     let Counts { passed, failed, skipped } = counts;
+    for line in failures(&text) {
+        println!("{line}");
+    }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     verdict(status.success(), &counts, area)
 }
@@ -105,11 +108,39 @@ fn number_before(line: &str, word: &str) -> u64 {
     0
 }
 
+/// Lines of a failed test's own words that are repeated at the end.
+const WORDS: usize = 8;
+
+/// Every failed test with its program and its first words, and every program that crashed: what counts must not scroll
+/// away.
+fn failures(text: &str) -> Vec<String> {
+    let (mut found, mut program, mut words) = (Vec::new(), "", 0);
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        if trimmed.starts_with("Running ") || trimmed.starts_with("Doc-tests ") {
+            program = trimmed;
+        } else if line.starts_with("---- ") {
+            found.push(format!("FAILED {}, {program}", line.trim_matches(['-', ' '])));
+            words = WORDS;
+        } else if line.starts_with("stack backtrace:") || line.starts_with("Stack backtrace:") {
+            words = 0;
+        } else if let Some((_, how)) = line.split_once("process didn't exit successfully: ")
+            && how.contains("(signal: ")
+        {
+            found.push(format!("CRASHED {how}, {program}"));
+        } else if words > 0 && !trimmed.is_empty() {
+            words -= 1;
+            found.push(format!("    {line}"));
+        }
+    }
+    found
+}
+
 /// Success of cargo is not enough: a filter that matches nothing succeeds too.
 fn verdict(success: bool, counts: &Counts, area: Option<Area>) -> anyhow::Result<()> {
     let area = area.map_or("all", Area::name);
     if !success || counts.failed > 0 {
-        let hint = "the failures are listed above, one block a test file";
+        let hint = "the failures are listed above, with the program of each";
         return Err(Failure::new(FAILED, format!("tests failed ({area})")).hint(hint).into());
     }
     if counts.passed == 0 {
@@ -135,6 +166,30 @@ test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 4 filtered out;
         let expected = Counts { passed: 12, failed: 3, skipped: 1 };
         assert_eq!(count(OUTPUT), expected);
         assert_eq!(count("nothing"), Counts::default());
+    }
+
+    #[test]
+    fn failures_are_repeated_with_their_program() {
+        let output = "\
+     Running unittests src/lib.rs (target/a-1)
+test x ... FAILED
+---- x stdout ----
+
+thread 'x' panicked at a.rs:1:2:
+left is not right
+stack backtrace:
+   0: long
+     Running tests/b.rs (target/b-2)
+error: test failed, to rerun pass `-p b`
+  process didn't exit successfully: `target/b-2` (signal: 11, SIGSEGV: invalid memory reference)
+";
+        let expected = [
+            "FAILED x stdout, Running unittests src/lib.rs (target/a-1)",
+            "    thread 'x' panicked at a.rs:1:2:",
+            "    left is not right",
+            "CRASHED `target/b-2` (signal: 11, SIGSEGV: invalid memory reference), Running tests/b.rs (target/b-2)",
+        ];
+        assert_eq!(failures(output), expected);
     }
 
     #[test]
