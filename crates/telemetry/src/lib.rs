@@ -6,6 +6,7 @@ mod error;
 pub mod evaluation;
 mod jsonl;
 pub mod logging;
+mod memory;
 pub mod metrics;
 mod progress;
 pub mod report;
@@ -13,6 +14,7 @@ mod terminal;
 
 pub use error::TelemetryError;
 pub use evaluation::{Evaluation, Score};
+pub use memory::peak_memory;
 pub use metrics::{Metrics, MetricsWriter, TokenCounts};
 pub use progress::Progress;
 pub use report::Report;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use strand_comm::{Mesh, ReduceOp};
 use strand_model::Config;
-use strand_telemetry::{Metrics, TokenCounts};
+use strand_telemetry::{Metrics, TokenCounts, peak_memory};
 use tch::Tensor;
 
 use crate::error::TrainError;
@@ -80,14 +80,6 @@ pub fn agree(mesh: &Mesh, stop: bool) -> Result<Consensus, TrainError> {
     mesh.world.all_reduce(&values, ReduceOp::Max)?.wait()?;
     let [stop, memory] = [0, 1].map(|i| values.int64_value(&[i]));
     Ok(Consensus { stop: stop > 0, memory_bytes: u64::try_from(memory).ok() })
-}
-
-/// Peak resident memory of this process, where the system says.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// The ids of the step's samples, in global order.

@@ -1,5 +1,6 @@
 //! `strand data`: data sets of features, made and looked at.
 
+mod bench;
 mod extract;
 mod inspect;
 mod synth;
@@ -30,6 +31,13 @@ pub enum DataVerb {
     #[command(after_help = "Example:
   strand data verify s3://bucket/shapes/train")]
     Verify(DataSetArgs),
+    /// Measure how fast a trainer would be fed from a data set
+    #[command(after_help = "Examples:
+  strand data bench data/shapes/train
+  strand data bench s3://bucket/shapes/train --batch 32 --ranks 4 --batches 100 --json
+
+Every sample is checked against its checksum and copied into a batch buffer. Batches are shuffled, as in training.")]
+    Bench(bench::BenchArgs),
 }
 
 /// One data set.
@@ -46,6 +54,7 @@ pub fn run(verb: &DataVerb, talk: &Talk) -> anyhow::Result<ExitCode> {
         DataVerb::Extract(args) => extract::run(args, talk),
         DataVerb::Inspect(args) => inspect::run(args, talk),
         DataVerb::Verify(args) => verify::run(args, talk),
+        DataVerb::Bench(args) => bench::run(args, talk),
     }
 }
 
