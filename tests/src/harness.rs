@@ -227,27 +227,44 @@ pub fn same_bits(actual: &[Value], expected: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Checks that two runs took the same samples, and losses within `tolerance`.
+/// Checks that two runs took the same samples at all steps, and that losses agree within `tolerance` up to the step
+/// `through`. Returns the greatest deviation up to there, and the first step, if any, that deviates by more.
 ///
 /// # Errors
 /// The first difference.
-pub fn same_within(actual: &[Value], expected: &[Value], tolerance: f64) -> Result<f64> {
+pub fn same_within(
+    actual: &[Value],
+    expected: &[Value],
+    tolerance: f64,
+    through: usize,
+) -> Result<(f64, Option<u64>)> {
     ensure!(actual.len() == expected.len(), "{} steps, not {}", actual.len(), expected.len());
-    let mut worst: f64 = 0.0;
-    for (actual, expected) in actual.iter().zip(expected) {
+    let (mut worst, mut parted) = (0.0_f64, None);
+    for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
         let step = &expected["step"];
         ensure!(expected["sample_ids"].is_array(), "step {step}: no sample ids");
         for key in ["step", "stage", "mask_rate", "sample_ids", "tokens"] {
             ensure!(actual[key] == expected[key], "step {step}: {key} differs");
         }
-        for key in ["lm_loss", "mvm_loss", "loss"] {
-            let deviation = match (actual[key].as_f64(), expected[key].as_f64()) {
-                (Some(a), Some(b)) => (a - b).abs(),
-                (None, None) => 0.0,
-                (a, b) => bail!("step {step}: {key} {a:?}, not {b:?}"),
-            };
-            ensure!(deviation <= tolerance, "step {step}: {key} deviates by {deviation:e}");
+        let deviation = deviation(actual, expected)?;
+        if index < through {
+            ensure!(deviation <= tolerance, "step {step}: a loss deviates by {deviation:e}");
             worst = worst.max(deviation);
+        } else if deviation > tolerance && parted.is_none() {
+            parted = step.as_u64();
+        }
+    }
+    Ok((worst, parted))
+}
+
+/// The greatest difference between the losses of a step.
+fn deviation(actual: &Value, expected: &Value) -> Result<f64> {
+    let mut worst: f64 = 0.0;
+    for key in ["lm_loss", "mvm_loss", "loss"] {
+        match (actual[key].as_f64(), expected[key].as_f64()) {
+            (Some(a), Some(b)) => worst = worst.max((a - b).abs()),
+            (None, None) => {}
+            (a, b) => bail!("step {}: {key} {a:?}, not {b:?}", expected["step"]),
         }
     }
     Ok(worst)
