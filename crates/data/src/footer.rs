@@ -143,7 +143,12 @@ pub(crate) fn chunk<'a>(
     bytes.get(start..usize::try_from(range.end.checked_sub(group.offset)?).ok()?)
 }
 
-fn check_chunk(column: &ColumnChunkMetaData, chunk: &[u8], features: bool) -> Result<(), String> {
+/// Walks the pages of one column chunk.
+pub(crate) fn check_chunk(
+    column: &ColumnChunkMetaData,
+    chunk: &[u8],
+    features: bool,
+) -> Result<(), String> {
     let pages = pages(chunk)?;
     let data = pages.iter().filter(|page| !page.dictionary);
     if data.map(|page| page.values).sum::<u64>() != column.num_values() as u64 {
