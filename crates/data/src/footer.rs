@@ -158,6 +158,10 @@ pub(crate) fn check_chunk(
     if uncompressed > column.uncompressed_size() as u64 {
         return Err("its pages claim more bytes than the column".to_owned());
     }
+    let stored = column.compression() == Compression::UNCOMPRESSED;
+    if stored && pages.iter().any(|page| page.body.len() as u64 != page.uncompressed) {
+        return Err("a page has another size than it says".to_owned());
+    }
     if features && pages.iter().any(|page| page.dictionary || !page.plain) {
         return Err("the features are not stored plain".to_owned());
     }
