@@ -1,10 +1,12 @@
 //! The tools of data engineers, as they type them.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use strand_tests::harness::{strand, text};
+use strand_tests::harness::{program, strand, text};
 use tempfile::TempDir;
 
 /// A folder of files to work on.
@@ -149,6 +151,84 @@ fn a_data_set_is_cut_anew_and_divided() -> Result<()> {
     ensure!(code == 2 && message.contains("no row is left"), "{code} {message}");
     ensure!(!is_data_set(&desk.path("no")));
     Ok(())
+}
+
+#[test]
+fn a_killed_reshard_commits_nothing_and_can_be_repeated() -> Result<()> {
+    let desk = Desk::new()?;
+    desk.done("synth --train-rows 3000 --held-out-rows 6 --feature-size 16 --out @synth")?;
+    let sizes = "--rows-per-group 4 --shard-mb 0.1";
+    let whole = desk.done(&format!("reshard @synth/train --out @whole {sizes}"))?;
+    let mut child = Command::new(program("strand")?)
+        .args(["data", "reshard", "--out"])
+        .arg(desk.path("out"))
+        .arg(desk.path("synth/train"))
+        .args(sizes.split(' '))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let started = Instant::now();
+    while !desk.path("out/shard-00002.parquet").exists() && child.try_wait()?.is_none() {
+        ensure!(started.elapsed() < Duration::from_secs(60), "no shard after a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill()?;
+    if child.wait()?.success() {
+        println!("it was done before it could be killed");
+        return Ok(());
+    }
+    ensure!(!is_data_set(&desk.path("out")), "a manifest before all shards");
+    let again = desk.done(&format!("reshard @synth/train --out @out {sizes}"))?;
+    ensure!(again["parts"][0]["id"] == whole["parts"][0]["id"]);
+    desk.done("verify @out").map(drop)
+}
+
+#[test]
+fn samples_in_a_tar_file_bring_their_questions() -> Result<()> {
+    let desk = Desk::new()?;
+    desk.encoder()?;
+    let json = br#"{"question": "What?", "answer": "That.", "kind": "k"}"#;
+    let members: [(&str, &[u8]); 4] = [
+        ("s/0.npy", &array(2, 0.0)),
+        ("s/0.json", json),
+        ("s/1.json", json),
+        ("s/1.npy", &array(3, 5.0)),
+    ];
+    desk.write("x.tar", tar(&members))?;
+    let pack = "pack --features @x.tar --encoder @encoder.json --out @out";
+    desk.done(pack)?;
+    let seen = desk.done("inspect @out")?;
+    ensure!(seen["rows"][1]["id"] == "s/1" && seen["rows"][1]["frames"] == 3, "{seen:#}");
+    ensure!(seen["rows"][0]["qa"][0]["kind"] == "k", "{seen:#}");
+    let lines =
+        r#"{"id": "one", "video": "s/1", "question": "Q", "answer": "A", "start": 0.5, "end": 1}"#;
+    desk.write("qa.jsonl", lines)?;
+    let words = pack.replace("@out", "@clip --annotations @qa.jsonl --feature-fps 2");
+    let report = desk.done(&words)?;
+    ensure!(report["frames"] == json!([2, 2]) && report["unused"] == 1, "{report:#}");
+    desk.write("x.tar", &tar(&members)[..600])?;
+    let (code, message, _) = desk.refused(&pack.replace("@out", "@cut"))?;
+    ensure!(code == 4 && message.contains("x.tar: it"), "{code} {message}");
+    Ok(())
+}
+
+/// A tar file of these members.
+fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for (name, body) in members {
+        let mut block = [0; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[124..135].copy_from_slice(format!("{:011o}", body.len()).as_bytes());
+        block[148..157].copy_from_slice(b"        0");
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        file.extend(block);
+        file.extend(*body);
+        file.resize(file.len().next_multiple_of(512), 0);
+    }
+    file.resize(file.len() + 1024, 0);
+    file
 }
 
 #[test]

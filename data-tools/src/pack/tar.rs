@@ -13,6 +13,9 @@ const MOST_NAME: u64 = 4096;
 /// Longest extended header that is read.
 const MOST_EXTENDED: u64 = 1 << 20;
 
+/// Most zeros behind the end.
+const MOST_PADDING: u64 = 1 << 20;
+
 /// A file in a tar file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -87,20 +90,30 @@ struct Scan<'a, F> {
 }
 
 impl<F: Read + Seek> Scan<'_, F> {
-    /// The next header; `None` at the end, which is two blocks of zeros or the end of the file.
+    /// The next header; `None` at the end, which is a block of zeros.
     fn header(&mut self) -> Result<Option<Block>, String> {
         if self.at == self.size {
-            return Ok(None);
+            return Err("it has no end: it is cut short".to_owned());
         }
         let mut block = [0; BLOCK];
         self.file.seek(SeekFrom::Start(self.at)).map_err(text)?;
         self.file.read_exact(&mut block).map_err(|_| "it ends within a header".to_owned())?;
         if block == [0; BLOCK] {
-            return Ok(None);
+            return self.end().map(|()| None);
         }
         let header = parse(&block).ok_or_else(|| not_tar(self.at, &block))?;
         self.at += BLOCK as u64;
         Ok(Some(header))
+    }
+
+    /// Behind the end are zeros up to the size of a record; anything else would be lost in silence.
+    fn end(&mut self) -> Result<(), String> {
+        let mut rest = Vec::new();
+        self.file.by_ref().take(MOST_PADDING + 1).read_to_end(&mut rest).map_err(text)?;
+        match rest.len() as u64 <= MOST_PADDING && rest.iter().all(|&byte| byte == 0) {
+            true => Ok(()),
+            false => Err("there is more behind its end: it is several tar files in one".to_owned()),
+        }
     }
 
     fn member(&mut self, header: &Block, extended: Extended) -> Result<Option<Member>, String> {
@@ -237,7 +250,7 @@ pub mod tests {
         let found = list(&file(&[("a.npy", b"one"), ("b/c.json", &[7; 600])])).unwrap();
         assert_eq!(found[0], ("a.npy".to_owned(), b"one".to_vec()));
         assert_eq!(found[1], ("b/c.json".to_owned(), vec![7; 600]));
-        assert_eq!(list(b"").unwrap(), []);
+        assert_eq!(list(&[0; 10_240]).unwrap(), []);
     }
 
     #[test]
@@ -245,10 +258,12 @@ pub mod tests {
         let long = "x/".repeat(90) + "a.npy";
         let record = format!("path={long}\n");
         let pax = format!("{} {record}", record.len() + 4);
-        let pax = [part("p", b'x', pax.as_bytes()), part("short", b'0', b"1")].concat();
+        let end = vec![0; BLOCK];
+        let pax =
+            [part("p", b'x', pax.as_bytes()), part("short", b'0', b"1"), end.clone()].concat();
         assert_eq!(list(&pax).unwrap(), [(long.clone(), b"1".to_vec())]);
-        let gnu =
-            [part("././@LongLink", b'L', format!("{long}\0").as_bytes()), part("s", b'0', b"2")];
+        let name = format!("{long}\0");
+        let gnu = [part("././@LongLink", b'L', name.as_bytes()), part("s", b'0', b"2"), end];
         assert_eq!(list(&gnu.concat()).unwrap(), [(long, b"2".to_vec())]);
         assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), Some(1 << 32));
     }
@@ -266,6 +281,8 @@ pub mod tests {
             (block("a", u64::MAX >> 40, b'x'), "at most 1048576"),
             ([&[0x1f, 0x8b][..], &[0; 600]].concat(), "compressed"),
             (vec![1; 100], "ends within a header"),
+            (part("a", b'0', b"1"), "cut short"),
+            ([file(&[("a", b"1")]), file(&[("b", b"2")])].concat(), "several tar files"),
             (part("p", b'x', b"999 path=a\n"), "not readable"),
         ] {
             let error = list(&file).unwrap_err();
