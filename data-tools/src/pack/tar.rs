@@ -192,7 +192,7 @@ fn name_of(field: &[u8]) -> Result<String, String> {
 /// Octal digits, or GNU's binary form for what they cannot hold.
 fn number(field: &[u8]) -> Option<u64> {
     if let Some((0x80, binary)) = field.split_first().map(|(first, rest)| (*first, rest)) {
-        let (high, low) = binary.split_at(binary.len() - 8);
+        let (high, low) = binary.split_at(binary.len().checked_sub(8)?);
         let zero = high.iter().all(|&byte| byte == 0);
         return zero.then(|| low.first_chunk().map(|low| u64::from_be_bytes(*low))).flatten();
     }
@@ -266,6 +266,7 @@ pub mod tests {
         let gnu = [part("././@LongLink", b'L', name.as_bytes()), part("s", b'0', b"2"), end];
         assert_eq!(list(&gnu.concat()).unwrap(), [(long, b"2".to_vec())]);
         assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), Some(1 << 32));
+        assert_eq!(number(&[0x80; 8]), None);
     }
 
     #[test]
