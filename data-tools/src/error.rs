@@ -47,6 +47,32 @@ pub enum ToolsError {
         /// The bound.
         limit: Duration,
     },
+    /// Features that cannot be used.
+    #[error("{path}: {reason}")]
+    Features {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Annotations without features, more than are to be passed over.
+    #[error("{count} of {total} records have no features, first record {record} (`{name}`)")]
+    MissingFeatures {
+        /// How many have none.
+        count: usize,
+        /// Records in all.
+        total: usize,
+        /// Number of the first, from 0.
+        record: usize,
+        /// Its video, or the key of its features.
+        name: String,
+    },
+    /// No record has features.
+    #[error("none of the {count} records has features")]
+    NoFeatures {
+        /// How many records there were.
+        count: usize,
+    },
     /// All videos were skipped.
     #[error("none of the {count} videos could be read")]
     NothingLeft {
@@ -68,6 +94,11 @@ pub enum ToolsError {
 }
 
 impl ToolsError {
+    /// A file or folder of features and what is wrong with it.
+    pub(crate) fn features(path: &std::path::Path, reason: impl ToString) -> ToolsError {
+        ToolsError::Features { path: path.to_owned(), reason: reason.to_string() }
+    }
+
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -81,6 +112,14 @@ impl ToolsError {
             Self::TimeOut { .. } => "allow more time, or pass over such files with --skip-bad",
             Self::NothingLeft { .. } => {
                 "check the folder of the videos; without --skip-bad the first bad file is named"
+            }
+            Self::MissingFeatures { count, .. } => {
+                return Some(format!(
+                    "features are found by the video's name with .npy or .safetensors instead of its extension, or behind it; pass over such records with --skip-missing {count}"
+                ));
+            }
+            Self::NoFeatures { .. } => {
+                "check the folder: features are found by the video's name, as `strand data pack --help` tells"
             }
             Self::Data(error) => return error.hint(),
             Self::Store(error) => return error.hint(),

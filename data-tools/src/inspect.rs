@@ -1,7 +1,8 @@
 //! Looking at a data set.
 
 use serde::Serialize;
-use strand_data::{Dataset, Dtype, Encoder, Media, Qa};
+use strand_data::{Dataset, Dtype, Encoder, Media, PlainFile, Qa, columns, plain_files};
+use strand_store::Location;
 
 use crate::ToolsError;
 
@@ -28,8 +29,14 @@ pub struct Inspection {
     pub num_rows: u64,
     /// Bytes of all shards.
     pub bytes: u64,
+    /// Bytes of the smallest and the largest shard.
+    pub shard_bytes: [u64; 2],
+    /// Bytes of the smallest and the largest row group.
+    pub group_bytes: [u64; 2],
     /// Fewest and most frames of a row.
     pub frames: [u64; 2],
+    /// Names and types of the columns.
+    pub schema: Vec<(String, String)>,
     /// The first rows.
     pub rows: Vec<RowSummary>,
 }
@@ -73,10 +80,70 @@ pub async fn inspect(url: &str, rows: usize) -> Result<Inspection, ToolsError> {
         num_shards: manifest.shards.len(),
         num_groups: groups().count(),
         num_rows: manifest.num_rows(),
-        bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
+        bytes: manifest.num_bytes(),
+        shard_bytes: extent(manifest.shards.iter().map(|shard| shard.bytes)),
+        group_bytes: extent(groups().map(|group| group.bytes)),
+        schema: columns(),
         frames: [least.unwrap_or(0), most.unwrap_or(0)],
         rows: first_rows(&set, rows).await?,
     })
+}
+
+/// A folder of parquet files in the schema of shards, without a manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlainInspection {
+    /// Where it is.
+    pub url: String,
+    /// Always false: there is none.
+    pub manifest: bool,
+    /// Rows of all files.
+    pub num_rows: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Names and types of the columns.
+    pub schema: Vec<(String, String)>,
+    /// The files.
+    pub files: Vec<FileSummary>,
+}
+
+/// A parquet file of a folder without a manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileSummary {
+    /// Its path in the folder.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// Its row groups.
+    pub groups: usize,
+}
+
+/// Reads the footers of a folder's parquet files. Their rows are not checked.
+///
+/// # Errors
+/// Where there is no parquet file, or one that is not in the schema of shards.
+pub async fn inspect_plain(url: &str) -> Result<PlainInspection, ToolsError> {
+    let location = Location::open(url)?;
+    let summary = |file: &PlainFile| FileSummary {
+        path: file.path().to_owned(),
+        bytes: file.bytes(),
+        rows: file.num_rows(),
+        groups: file.num_groups(),
+    };
+    let files: Vec<FileSummary> = plain_files(&location).await?.iter().map(summary).collect();
+    Ok(PlainInspection {
+        url: location.url(),
+        manifest: false,
+        num_rows: files.iter().map(|file| file.rows).sum(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        schema: columns(),
+        files,
+    })
+}
+
+fn extent(sizes: impl Iterator<Item = u64> + Clone) -> [u64; 2] {
+    [sizes.clone().min().unwrap_or(0), sizes.max().unwrap_or(0)]
 }
 
 async fn first_rows(set: &Dataset, count: usize) -> Result<Vec<RowSummary>, ToolsError> {
@@ -106,36 +173,5 @@ impl RowSummary {
             seconds: ends.map(|(&first, &last)| [first, last]),
             qa: row.qa.clone(),
         }
-    }
-}
-
-impl Inspection {
-    /// For people: a summary and a table of the rows.
-    pub fn to_table(&self) -> String {
-        let Encoder { kind, hash, image_size, sampling, .. } = &self.encoder;
-        let mut text = format!(
-            "{}\n  id       {}\n  rows     {} in {} row groups of {} shards, {} bytes\n  features {} to {} frames × {} tokens × {} values, {:?}\n  encoder  {kind} {hash}, image size {image_size}, sampling {sampling}\n\n",
-            self.url,
-            self.id,
-            self.num_rows,
-            self.num_groups,
-            self.num_shards,
-            self.bytes,
-            self.frames[0],
-            self.frames[1],
-            self.tokens,
-            self.dim,
-            self.dtype,
-        );
-        let width = self.rows.iter().map(|row| row.id.chars().count()).max();
-        let width = width.unwrap_or(0).max(2);
-        for row in &self.rows {
-            text.push_str(&format!("  {:width$}  {:>4} frames\n", row.id, row.frames));
-            for qa in &row.qa {
-                let kind = if qa.kind.is_empty() { "-" } else { &qa.kind };
-                text.push_str(&format!("      [{kind}] {} → {}\n", qa.question, qa.answer));
-            }
-        }
-        text
     }
 }

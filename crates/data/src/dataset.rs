@@ -15,8 +15,6 @@ use crate::{DataError, Manifest, Row, footer};
 
 /// Parsed footers that stay in memory.
 const FOOTERS_KEPT: usize = 256;
-/// Bytes read at once where a whole shard is verified.
-const VERIFY_CHUNK: u64 = 16 << 20;
 
 /// A data set that can be read. Cheap to clone.
 #[derive(Clone)]
@@ -119,38 +117,17 @@ impl Dataset {
         guarded(&place, move || decode_group(&task, footer, &group, shape, bytes)).await
     }
 
-    /// Reads all of a shard and checks every byte: its BLAKE3, its footer, every row. Returns its rows.
-    ///
-    /// # Errors
-    /// As [`Self::read_group`].
-    pub async fn verify_shard(&self, shard: usize) -> Result<u64, DataError> {
-        let description = self.shard(shard)?;
-        let mut rows = 0;
-        for group in 0..description.groups.len() {
-            rows += self.read_group(shard, group).await?.len() as u64;
-        }
-        let mut hasher = blake3::Hasher::new();
-        let mut start = 0;
-        while start < description.bytes {
-            let end = (start + VERIFY_CHUNK).min(description.bytes);
-            hasher.update(&self.read(description, start..end).await?);
-            start = end;
-        }
-        let size = self.inner.location.size(&description.path).await?;
-        if size != description.bytes || hasher.finalize().to_hex().as_str() != description.blake3 {
-            let place = Place::shard(self.inner.location.url_of(&description.path));
-            return Err(DataError::Checksum { place, what: "the shard".to_owned() });
-        }
-        Ok(rows)
-    }
-
-    fn shard(&self, shard: usize) -> Result<&Shard, DataError> {
+    pub(crate) fn shard(&self, shard: usize) -> Result<&Shard, DataError> {
         let missing =
             || DataError::Settings(format!("{}: there is no shard {shard}", self.inner.location));
         self.manifest().shards.get(shard).ok_or_else(missing)
     }
 
-    async fn read(&self, shard: &Shard, range: std::ops::Range<u64>) -> Result<Bytes, DataError> {
+    pub(crate) async fn read(
+        &self,
+        shard: &Shard,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, DataError> {
         let place = || Place::shard(self.inner.location.url_of(&shard.path));
         self.inner.location.get_range(&shard.path, range).await.map_err(|error| match error {
             StoreError::NotFound { .. } => DataError::MissingShard { place: place() },
@@ -161,7 +138,11 @@ impl Dataset {
         })
     }
 
-    async fn footer(&self, index: usize, shard: &Shard) -> Result<ArrowReaderMetadata, DataError> {
+    pub(crate) async fn footer(
+        &self,
+        index: usize,
+        shard: &Shard,
+    ) -> Result<ArrowReaderMetadata, DataError> {
         // Nothing can panic while the lock is held.
         let cell = self.inner.footers.lock().unwrap_or_else(PoisonError::into_inner).of(index);
         cell.get_or_try_init(|| self.fetch_footer(shard)).await.cloned()
@@ -182,7 +163,7 @@ impl Dataset {
 }
 
 /// Runs work off the I/O threads. A library that panics on what it read is one more kind of bad shard.
-async fn guarded<T: Send + 'static>(
+pub(crate) async fn guarded<T: Send + 'static>(
     place: &Place,
     work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
 ) -> Result<T, DataError> {

@@ -192,7 +192,7 @@ impl<'a> Columns<'a> {
 }
 
 /// The columns below `qa`.
-struct Pairs<'a> {
+pub(crate) struct Pairs<'a> {
     instruction: &'a StringArray,
     question: &'a StringArray,
     answer: &'a StringArray,
@@ -202,7 +202,7 @@ struct Pairs<'a> {
 }
 
 impl<'a> Pairs<'a> {
-    fn new(structs: &'a StructArray) -> Option<Pairs<'a>> {
+    pub fn new(structs: &'a StructArray) -> Option<Pairs<'a>> {
         let column = |name| structs.column_by_name(name);
         let options: &ListArray = column("options")?.as_list_opt()?;
         Some(Pairs {
@@ -215,7 +215,7 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    fn get(&self, j: usize) -> Qa {
+    pub fn get(&self, j: usize) -> Qa {
         Qa {
             instruction: self.instruction.value(j).to_owned(),
             question: self.question.value(j).to_owned(),
@@ -226,7 +226,8 @@ impl<'a> Pairs<'a> {
     }
 }
 
-fn range(list: &ListArray, i: usize) -> std::ops::Range<usize> {
+/// The elements of a list.
+pub(crate) fn range(list: &ListArray, i: usize) -> std::ops::Range<usize> {
     let offsets = list.value_offsets();
     offsets[i] as usize..offsets[i + 1] as usize
 }

@@ -143,7 +143,12 @@ pub(crate) fn chunk<'a>(
     bytes.get(start..usize::try_from(range.end.checked_sub(group.offset)?).ok()?)
 }
 
-fn check_chunk(column: &ColumnChunkMetaData, chunk: &[u8], features: bool) -> Result<(), String> {
+/// Walks the pages of one column chunk.
+pub(crate) fn check_chunk(
+    column: &ColumnChunkMetaData,
+    chunk: &[u8],
+    features: bool,
+) -> Result<(), String> {
     let pages = pages(chunk)?;
     let data = pages.iter().filter(|page| !page.dictionary);
     if data.map(|page| page.values).sum::<u64>() != column.num_values() as u64 {
@@ -152,6 +157,10 @@ fn check_chunk(column: &ColumnChunkMetaData, chunk: &[u8], features: bool) -> Re
     let uncompressed: u64 = pages.iter().map(|page| page.uncompressed).sum();
     if uncompressed > column.uncompressed_size() as u64 {
         return Err("its pages claim more bytes than the column".to_owned());
+    }
+    let stored = column.compression() == Compression::UNCOMPRESSED;
+    if stored && pages.iter().any(|page| page.body.len() as u64 != page.uncompressed) {
+        return Err("a page has another size than it says".to_owned());
     }
     if features && pages.iter().any(|page| page.dictionary || !page.plain) {
         return Err("the features are not stored plain".to_owned());

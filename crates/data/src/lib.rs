@@ -5,6 +5,7 @@
 //! - [`draw`] and [`frames`] choose what a visit to a sample sees.
 //! - [`Prompter`] turns questions and answers into token ids.
 
+mod adopt;
 #[cfg(test)]
 mod damage;
 mod dataset;
@@ -28,8 +29,12 @@ mod schema;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod texts;
+mod verify;
+mod walk;
 mod writer;
 
+pub use adopt::{PlainFile, adopt, plain_files, read_plain};
 pub use dataset::Dataset;
 pub use draw::{below, draw};
 pub use error::{DataError, Place};
@@ -40,4 +45,7 @@ pub use order::{Cursor, Order, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};
 pub use row::{Dtype, Encoder, Media, Qa, Row};
 pub use sample::Sample;
+pub use schema::columns;
+pub use texts::RowText;
+pub use verify::ShardCheck;
 pub use writer::{ShardWriter, WriterOptions};

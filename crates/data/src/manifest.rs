@@ -18,9 +18,9 @@ pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 30;
 /// Largest shard that is read, in bytes.
 const MAX_SHARD_BYTES: u64 = 1 << 40;
 /// Largest row group that is read, in bytes.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_GROUP_BYTES: u64 = 1 << 30;
 /// Largest footer that is read, in bytes.
-const MAX_FOOTER_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 /// Most rows of a row group.
 pub(crate) const MAX_GROUP_ROWS: u64 = 1 << 20;
 /// Most tokens of a frame, and most values of a token.
@@ -207,7 +207,7 @@ impl Shard {
         self.bytes - TAIL_BYTES - self.footer_bytes..self.bytes
     }
 
-    fn check(&self, shape: RowShape) -> Result<(), String> {
+    pub(crate) fn check(&self, shape: RowShape) -> Result<(), String> {
         let bad = |reason: &str| Err(format!("shard `{}`: {reason}", self.path));
         if !is_plain_path(&self.path) {
             return bad("the path is not a plain relative name that ends with .parquet");

@@ -83,13 +83,14 @@ fn page(chunk: &[u8], start: usize) -> Option<(Page, usize)> {
     };
     let levels_known = dictionary || (definition? == RLE && repetition? == RLE);
     let values = u64::try_from(values?).ok()?;
-    // A data page without values makes the library divide by zero.
-    if !ENCODINGS.contains(&encoding?) || !levels_known || (values == 0 && !dictionary) {
+    let uncompressed = u64::try_from(uncompressed?).ok()?;
+    // Without values the library divides by zero, but for an empty dictionary.
+    let countless = values == 0 && !(dictionary && uncompressed == 0);
+    if !ENCODINGS.contains(&encoding?) || !levels_known || countless {
         return None;
     }
     let begin = chunk.len() - header.rest.len();
     let end = begin.checked_add(usize::try_from(compressed?).ok()?)?;
-    let uncompressed = u64::try_from(uncompressed?).ok()?;
     let plain = encoding? == PLAIN;
     (end <= chunk.len())
         .then_some((Page { dictionary, plain, values, uncompressed, body: begin..end }, end))
@@ -201,6 +202,8 @@ mod tests {
         let mut empty = whole;
         empty[8] = 0;
         assert!(pages(&empty).is_err(), "a page without values");
+        let dictionary = [0x15, 4, 0x15, 8, 0x15, 8, 0x4c, 0x15, 0, 0x15, 0, 0, 0, 1, 0, 0, 0];
+        assert!(pages(&dictionary).is_err(), "a dictionary of bytes without values");
     }
 
     proptest! {

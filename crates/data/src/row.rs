@@ -43,6 +43,14 @@ impl Dtype {
     /// Bytes of a value.
     pub const BYTES: usize = 2;
 
+    /// The word in the manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+
     /// Whether all values are finite: neither an infinity nor NaN.
     pub fn all_finite(self, values: &[u8]) -> bool {
         let exponent = match self {
@@ -52,6 +60,24 @@ impl Dtype {
         values
             .chunks_exact(2)
             .all(|value| u16::from_le_bytes([value[0], value[1]]) & exponent != exponent)
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = DataError;
+
+    /// Reads `f16` or `bf16`.
+    fn from_str(word: &str) -> Result<Dtype, DataError> {
+        let found = [Dtype::F16, Dtype::Bf16].into_iter().find(|dtype| dtype.as_str() == word);
+        found.ok_or_else(|| {
+            DataError::Settings(format!("unknown type `{word}`: f16 and bf16 are known"))
+        })
     }
 }
 

@@ -33,6 +33,30 @@ pub(crate) fn schema(features: DataType) -> SchemaRef {
     ]))
 }
 
+/// Names and types of the columns of a shard, for people.
+pub fn columns() -> Vec<(String, String)> {
+    let schema = schema(DataType::Binary);
+    schema
+        .fields()
+        .iter()
+        .map(|field| (field.name().clone(), type_name(field.data_type())))
+        .collect()
+}
+
+fn type_name(kind: &DataType) -> String {
+    match kind {
+        DataType::Utf8 => "utf8".to_owned(),
+        DataType::List(element) => format!("list<{}>", type_name(element.data_type())),
+        DataType::Struct(fields) => {
+            let field =
+                |field: &FieldRef| format!("{}: {}", field.name(), type_name(field.data_type()));
+            let fields: Vec<String> = fields.iter().map(field).collect();
+            format!("struct<{}>", fields.join(", "))
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
+
 fn element(kind: DataType) -> FieldRef {
     Arc::new(Field::new("element", kind, false))
 }

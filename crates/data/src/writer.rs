@@ -20,14 +20,16 @@ use crate::row::RowShape;
 use crate::schema::{encode, schema};
 use crate::{DataError, Dtype, Encoder, Row};
 
-/// A row group is full from here on.
-const GROUP_BYTES: usize = 6_000_000;
-/// A row that would carry its group beyond this starts a new one.
-const MAX_GROUP_BYTES: usize = 16_000_000;
+/// Default size from which on a row group is full.
+const GROUP_BYTES: u64 = 6_000_000;
 /// Most rows of a row group where the features are small.
 const GROUP_ROWS: usize = 1024;
 /// Default size of a shard.
 const SHARD_BYTES: u64 = 256 << 20;
+/// Largest size of a row group that may be asked for: with the rows that still go in, readers take it.
+const MOST_GROUP_BYTES: u64 = 256 << 20;
+/// Largest size of a shard that may be asked for: it is made in memory.
+const MOST_SHARD_BYTES: u64 = 16 << 30;
 
 /// What a writer needs to know beside the rows.
 #[derive(Clone, Debug)]
@@ -40,8 +42,10 @@ pub struct WriterOptions {
     pub dim: usize,
     /// Type of a value.
     pub dtype: Dtype,
-    /// Rows of a row group; where not given, as many as make 6 to 16 MB.
+    /// Rows of a row group; where not given, `group_bytes` decides.
     pub rows_per_group: Option<usize>,
+    /// A row group is full from this size on; a row that would carry it beyond 8/3 of that starts a new one.
+    pub group_bytes: u64,
     /// A shard ends with the row group that reaches this size. It is held in memory until then.
     pub shard_bytes: u64,
 }
@@ -55,8 +59,32 @@ impl WriterOptions {
             dim,
             dtype,
             rows_per_group: None,
+            group_bytes: GROUP_BYTES,
             shard_bytes: SHARD_BYTES,
         }
+    }
+}
+
+impl WriterOptions {
+    fn check_sizes(&self) -> Result<(), DataError> {
+        let WriterOptions { group_bytes, shard_bytes, .. } = *self;
+        if !(1..=MOST_GROUP_BYTES).contains(&group_bytes) {
+            return Err(DataError::Settings(format!(
+                "row groups of {group_bytes} bytes: 1 to {MOST_GROUP_BYTES} are allowed"
+            )));
+        }
+        if !(group_bytes..=MOST_SHARD_BYTES).contains(&shard_bytes) && self.rows_per_group.is_none()
+        {
+            return Err(DataError::Settings(format!(
+                "shards of {shard_bytes} bytes: at least a row group ({group_bytes}) and at most {MOST_SHARD_BYTES} are allowed"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Size beyond which no row is added to a row group.
+    fn most_group_bytes(&self) -> u64 {
+        self.group_bytes / 3 * 8
     }
 }
 
@@ -67,7 +95,7 @@ pub struct ShardWriter {
     shape: RowShape,
     /// Rows of the row group that is being filled, and the bytes of their features.
     rows: Vec<Row>,
-    buffered: usize,
+    buffered: u64,
     open: Option<OpenShard>,
     shards: Vec<Shard>,
     /// 128-bit hashes of all ids so far: 16 bytes a row, and no two differ in vain.
@@ -104,6 +132,7 @@ impl ShardWriter {
             );
             return Err(DataError::Settings(reason));
         }
+        options.check_sizes()?;
         if location.exists(MANIFEST).await? {
             return Err(StoreError::AlreadyExists { url: location.url_of(MANIFEST) }.into());
         }
@@ -126,18 +155,28 @@ impl ShardWriter {
                 reason: "the id was written before".to_owned(),
             });
         }
-        let bytes = row.features.len();
+        let bytes = row.features.len() as u64;
         let automatic = self.options.rows_per_group.is_none();
-        if automatic && !self.rows.is_empty() && self.buffered + bytes > MAX_GROUP_BYTES {
+        let most = self.options.most_group_bytes();
+        if automatic && !self.rows.is_empty() && self.buffered + bytes > most {
             self.end_group().await?;
         }
         self.rows.push(row);
         self.buffered += bytes;
         let full = match self.options.rows_per_group {
             Some(rows) => self.rows.len() >= rows,
-            None => self.buffered >= GROUP_BYTES || self.rows.len() >= GROUP_ROWS,
+            None => self.buffered >= self.options.group_bytes || self.rows.len() >= GROUP_ROWS,
         };
         if full { self.end_group().await } else { Ok(()) }
+    }
+
+    /// Stores all that was written so far; the next row begins a new shard.
+    ///
+    /// # Errors
+    /// [`DataError::Store`] where storage fails.
+    pub async fn flush(&mut self) -> Result<(), DataError> {
+        self.end_group().await?;
+        self.end_shard().await
     }
 
     /// Stores the last shard and then the manifest, which makes the folder a data set.
@@ -146,8 +185,7 @@ impl ShardWriter {
     /// [`DataError::Settings`] where no row was written, [`DataError::Store`] where storage fails or another writer
     /// finished here first.
     pub async fn finish(mut self) -> Result<Manifest, DataError> {
-        self.end_group().await?;
-        self.end_shard().await?;
+        self.flush().await?;
         if self.shards.is_empty() {
             return Err(DataError::Settings(format!(
                 "{}: a data set without a row cannot be written",
@@ -222,7 +260,8 @@ impl OpenShard {
     }
 }
 
-fn extent(values: impl Iterator<Item = u64>) -> [u64; 2] {
+/// Least and greatest value; zeros where there is none.
+pub(crate) fn extent(values: impl Iterator<Item = u64>) -> [u64; 2] {
     let extent = values.fold(None, |extent: Option<[u64; 2]>, value| {
         let [least, greatest] = extent.unwrap_or([value, value]);
         Some([least.min(value), greatest.max(value)])

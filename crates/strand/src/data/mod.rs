@@ -3,6 +3,10 @@
 mod bench;
 mod extract;
 mod inspect;
+mod pack;
+mod reshard;
+mod sizes;
+mod stats;
 mod synth;
 mod verify;
 
@@ -22,15 +26,26 @@ pub enum DataVerb {
     /// Turn videos and annotations into a data set of features
     #[command(after_help = extract::NOTES)]
     Extract(Box<extract::ExtractArgs>),
+    /// Turn features that are there (.npy, .safetensors, tar) and annotations into a data set
+    #[command(after_help = pack::NOTES)]
+    Pack(Box<pack::PackArgs>),
+    /// Write a data set anew: other sizes, another place, a part of it, or train and held-out parts
+    #[command(after_help = reshard::NOTES)]
+    Reshard(Box<reshard::ReshardArgs>),
     /// Show what a data set holds
     #[command(after_help = "Examples:
   strand data inspect data/shapes/train
   strand data inspect s3://bucket/shapes/train --rows 3 --json")]
     Inspect(inspect::InspectArgs),
+    /// Show how long clips and texts are, and which kinds of questions there are
+    #[command(after_help = "Examples:
+  strand data stats data/shapes/train --tokenizer data/shapes/tokenizer.json
+  strand data stats s3://bucket/shapes/train --picture shapes.html")]
+    Stats(stats::StatsArgs),
     /// Read a whole data set and check every byte of it
     #[command(after_help = "Example:
   strand data verify s3://bucket/shapes/train")]
-    Verify(DataSetArgs),
+    Verify(verify::VerifyArgs),
     /// Measure how fast a trainer would be fed from a data set
     #[command(after_help = "Examples:
   strand data bench data/shapes/train
@@ -52,6 +67,9 @@ pub fn run(verb: &DataVerb, talk: &Talk) -> anyhow::Result<ExitCode> {
     match verb {
         DataVerb::Synth(args) => synth::run(args, talk),
         DataVerb::Extract(args) => extract::run(args, talk),
+        DataVerb::Pack(args) => pack::run(args, talk),
+        DataVerb::Reshard(args) => reshard::run(args, talk),
+        DataVerb::Stats(args) => stats::run(args, talk),
         DataVerb::Inspect(args) => inspect::run(args, talk),
         DataVerb::Verify(args) => verify::run(args, talk),
         DataVerb::Bench(args) => bench::run(args, talk),

@@ -1,5 +1,6 @@
 //! `strand data verify`.
 
+use clap::Args;
 use serde_json::json;
 use strand_control::ExitCode;
 use strand_data_tools::verify::{Verification, verify};
@@ -10,10 +11,26 @@ use crate::failure::Failure;
 use crate::table::bytes;
 use crate::talk::Talk;
 
-pub fn run(args: &DataSetArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
+/// Problems that are told; the document with --json has all.
+const TOLD: usize = 20;
+
+/// What to read.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    set: DataSetArgs,
+    /// Shards read at the same time [default: the cores]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+pub fn run(args: &VerifyArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let found = with_progress(talk, "rows", "verify", |progress| {
-        block_on(async { Ok(verify(&args.url, progress).await?) })
+        block_on(async { Ok(verify(&args.set.url, args.jobs, progress).await?) })
     })?;
+    for extra in &found.extra_files {
+        talk.warn(format!("{extra}: not part of the data set"));
+    }
     if !found.is_sound() {
         return Err(damaged(&found).into());
     }
@@ -26,13 +43,16 @@ pub fn run(args: &DataSetArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
 }
 
 fn damaged(found: &Verification) -> Failure {
-    let mut message =
-        format!("{}: {} of {} shards are damaged", found.url, found.problems.len(), found.shards);
-    for problem in &found.problems {
+    let Verification { url, damaged, shards, problems, .. } = found;
+    let mut message = format!("{url}: {damaged} of {shards} shards are damaged");
+    for problem in problems.iter().take(TOLD) {
         message.push_str(&format!("\n  {}: {}", problem.shard, problem.message));
     }
+    if problems.len() > TOLD {
+        message.push_str(&format!("\n  and {} more", problems.len() - TOLD));
+    }
     let failure = Failure::new(ExitCode::Data, message).details(json!({"verification": found}));
-    match found.problems.iter().find_map(|problem| problem.hint.clone()) {
+    match problems.iter().find_map(|problem| problem.hint.clone()) {
         Some(hint) => failure.hint(hint),
         None => failure,
     }

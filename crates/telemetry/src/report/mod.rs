@@ -3,6 +3,7 @@
 mod bars;
 mod chart;
 mod curves;
+pub mod histogram;
 mod page;
 mod palette;
 mod tables;
