@@ -3,11 +3,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod encoder;
 mod error;
 pub mod extract;
 pub mod image;
 pub mod inspect;
 pub mod patch;
+mod resize;
 pub mod synth;
 pub mod tokenizer;
 pub mod verify;

@@ -4,12 +4,14 @@
 //! - [`Loader`] gives a rank its batches in the [`Order`], from a [`Cursor`] on.
 //! - [`draw`] and [`frames`] choose what a visit to a sample sees.
 //! - [`Prompter`] turns questions and answers into token ids.
+//! - [`encoding`] is how an encoder process is talked to.
 
 #[cfg(test)]
 mod damage;
 mod dataset;
 mod decode;
 mod draw;
+pub mod encoding;
 mod epoch;
 mod error;
 mod footer;

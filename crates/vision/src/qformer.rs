@@ -138,7 +138,7 @@ impl Layer {
         let sizes = &config.qformer;
         let (hidden, frame) = (sizes.hidden_size, config.vision.hidden_size);
         let part = |part| format!("qformer.encoder.layer.{index}.{part}");
-        let crosses = index % sizes.cross_attention_frequency == 0;
+        let crosses = index.is_multiple_of(sizes.cross_attention_frequency);
         Ok(Layer {
             attention: Attention::read(sizes, reader, &part("attention"), hidden)?,
             crossattention: crosses
