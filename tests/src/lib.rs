@@ -1,3 +1,4 @@
 //! What the tests of whole runs share.
 
+pub mod encoder;
 pub mod harness;

@@ -56,6 +56,9 @@ fn tensor(tensors: &SafeTensors, name: &str) -> Result<Tensor> {
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
         Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BOOL => Kind::Bool,
         other => anyhow::bail!("{name}: type {other:?}"),
     };
     let size: Vec<i64> = view.shape().iter().map(|&dim| dim as i64).collect();

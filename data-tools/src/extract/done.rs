@@ -63,7 +63,9 @@ impl Job {
     /// # Errors
     /// All that storage can do.
     pub async fn save(&self, out: &Location, report: &ExtractReport) -> Result<(), ToolsError> {
-        let document = Document { job: self.0.clone(), report: report.clone() };
+        // Neither the place nor the way there belongs to what was made.
+        let report = ExtractReport { out: String::new(), resumed: 0, ..report.clone() };
+        let document = Document { job: self.0.clone(), report };
         Ok(out.put(NAME, json!(document).to_string().into()).await?)
     }
 }

@@ -149,6 +149,7 @@ pub async fn run(
     if let Some(report) = job.report(&location).await? {
         return Ok(report);
     }
+    parts::sweep(&location).await?;
     let writer = ShardWriter::create(location.clone(), writer_options(options, &output)).await?;
     let report = ExtractReport {
         out: location.url(),

@@ -105,6 +105,32 @@ impl Parts {
     }
 }
 
+/// Removes what a killed run left of files that it was writing. Nobody else writes where no manifest is yet.
+///
+/// # Errors
+/// [`ToolsError::Part`] names the file.
+pub async fn sweep(out: &Location) -> Result<(), ToolsError> {
+    let Some(folder) = out.local_path() else { return Ok(()) };
+    let failed = |source| ToolsError::Part { url: out.url(), source };
+    let mut entries = match tokio::fs::read_dir(&folder).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+        if is_unfinished(&entry.file_name().to_string_lossy()) {
+            tokio::fs::remove_file(entry.path()).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// `object_store` writes `name#1` and renames it to `name`.
+fn is_unfinished(name: &str) -> bool {
+    let Some((name, number)) = name.rsplit_once('#') else { return false };
+    let ours = name.starts_with("shard-") && name.ends_with(".parquet") || name.ends_with(".json");
+    ours && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn write(features: &[&Features]) -> std::io::Result<Vec<u8>> {
     let clips: Vec<ClipHead> = features
         .iter()
@@ -160,6 +186,16 @@ mod tests {
         let features = features();
         let part = Bytes::from(write(&features.iter().collect::<Vec<_>>()).unwrap());
         assert_eq!(read(&part), Some(features));
+    }
+
+    #[test]
+    fn only_unfinished_files_are_swept() {
+        for name in ["shard-00000.parquet#1", "manifest.json#12"] {
+            assert!(is_unfinished(name), "{name}");
+        }
+        for name in ["shard-00000.parquet", "manifest.json", "a.mp4#1", "shard-1.parquet#", "#1"] {
+            assert!(!is_unfinished(name), "{name}");
+        }
     }
 
     #[test]
