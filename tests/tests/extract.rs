@@ -62,7 +62,11 @@ impl Place {
     }
 
     fn report(&self, out: &str) -> Result<Value> {
-        let output = self.extract(out)?.output()?;
+        self.report_with(out, &[])
+    }
+
+    fn report_with(&self, out: &str, arguments: &[&str]) -> Result<Value> {
+        let output = self.extract(out)?.args(arguments).output()?;
         ensure!(output.status.success(), "{}", text(&output.stderr));
         Ok(serde_json::from_slice(&output.stdout)?)
     }
@@ -150,31 +154,46 @@ fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Processes whose command line names this place.
-fn processes(place: &Place) -> Result<usize> {
+/// Processes whose command line names this place's model.
+fn processes(place: &Place) -> Result<Vec<i32>> {
     let model = place.path("model").display().to_string();
-    let mut count = 0;
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         // A process may end while it is looked at.
         let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        count += usize::from(String::from_utf8_lossy(&words).contains(&model));
+        if String::from_utf8_lossy(&words).contains(&model) {
+            found.extend(entry.file_name().to_string_lossy().parse::<i32>());
+        }
     }
-    Ok(count)
+    Ok(found)
 }
 
-fn kill_after(place: &Place, out: &str, parts: usize) -> Result<()> {
-    let mut child = place
-        .extract(out)?
-        .args(["--jobs", "1"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+fn nothing_is_left(place: &Place) -> Result<()> {
+    wait("the encoder's end", || Ok(processes(place)?.is_empty()))
+}
+
+fn num_shards(out: &Path) -> usize {
+    let whole =
+        |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".parquet");
+    std::fs::read_dir(out).map_or(0, |entries| entries.flatten().filter(whole).count())
+}
+
+/// Kills a run, with SIGKILL, as soon as `enough` is true of its folder.
+fn kill_when(
+    place: &Place,
+    out: &str,
+    arguments: &[&str],
+    enough: impl Fn(&Path) -> bool,
+) -> Result<()> {
+    let mut command = place.extract(out)?;
+    command.args(["--jobs", "1"]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
     let folder = place.path(out);
-    wait("some parts", || Ok(num_parts(&folder) >= parts || child.try_wait()?.is_some()))?;
+    wait("enough to kill it", || Ok(enough(&folder) || child.try_wait()?.is_some()))?;
     child.kill()?;
     child.wait()?;
     ensure!(!folder.join("manifest.json").exists(), "it was too fast to be killed");
-    wait("the encoder's end", || Ok(processes(place)? == 0))
+    nothing_is_left(place)
 }
 
 #[test]
@@ -183,7 +202,7 @@ fn a_killed_run_goes_on_and_gives_the_same_bytes() -> Result<()> {
     let whole = place.report("whole")?;
     ensure!((&whole["resumed"], &whole["complete"]) == (&json!(0), &json!(false)), "{whole}");
     for parts in [2, 5] {
-        kill_after(&place, "killed", parts)?;
+        kill_when(&place, "killed", &[], |out| num_parts(out) >= parts)?;
     }
     let report = place.report("killed")?;
     let resumed = report["resumed"].as_u64().context("resumed")?;
@@ -197,9 +216,33 @@ fn a_killed_run_goes_on_and_gives_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn shards_that_are_stored_are_not_made_again() -> Result<()> {
+    let Some(place) = Place::new(Family::InstructBlip, 8)? else { return Ok(()) };
+    // Two rows a shard, three a video: borders of shards lie inside of videos.
+    let small = ["--rows-per-group", "2", "--shard-bytes", "1"];
+    let whole = place.report_with("whole", &small)?;
+    ensure!(num_shards(&place.path("whole")) == 12, "{whole}");
+    for shards in [3, 4, 8] {
+        kill_when(&place, "killed", &small, |out| num_shards(out) >= shards)?;
+        let parts = num_parts(&place.path("killed"));
+        ensure!(parts <= 3, "{parts} parts: those of stored shards are to be removed");
+    }
+    let before = std::fs::metadata(place.path("killed/shard-00002.parquet"))?.modified()?;
+    let report = place.report_with("killed", &small)?;
+    let resumed = report["resumed"].as_u64().context("resumed")?;
+    println!("{resumed} of 8 videos had been read before the kills");
+    ensure!(resumed >= 5 && report["rows"] == json!(24), "{report}");
+    ensure!(report["frames_decoded"] == whole["frames_decoded"], "{report}");
+    let after = std::fs::metadata(place.path("killed/shard-00002.parquet"))?.modified()?;
+    ensure!(before == after, "a stored shard was written again");
+    ensure!(files(&place.path("killed"))? == files(&place.path("whole"))?, "the bytes differ");
+    Ok(())
+}
+
+#[test]
 fn a_changed_video_or_question_is_not_taken_from_an_earlier_run() -> Result<()> {
     let Some(place) = Place::new(Family::InstructBlip, 6)? else { return Ok(()) };
-    kill_after(&place, "set", 3)?;
+    kill_when(&place, "set", &[], |out| num_parts(out) >= 3)?;
     std::fs::copy(place.path("5.avi"), place.path("0.avi"))?;
     let annotations = std::fs::read_to_string(place.path("qa.json"))?;
     let edited = annotations.replacen("what is it?", "what is that?", 2);
@@ -212,6 +255,27 @@ fn a_changed_video_or_question_is_not_taken_from_an_earlier_run() -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn an_encoder_that_dies_ends_the_run_with_a_word() -> Result<()> {
+    let Some(place) = Place::new(Family::Blip2, 8)? else { return Ok(()) };
+    let mut command = place.extract("set")?;
+    command.args(["--workers", "2", "--jobs", "4"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let own = child.id() as i32;
+    wait("a first part", || Ok(num_parts(&place.path("set")) > 0))?;
+    let workers = processes(&place)?.into_iter().filter(|&pid| pid != own);
+    for pid in workers.filter_map(rustix::process::Pid::from_raw) {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    let output = child.wait_with_output()?;
+    let stderr = text(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{:?}: {stderr}", output.status);
+    ensure!(stderr.contains(".avi: the encoder process ended without a reply"), "{stderr}");
+    ensure!(stderr.contains("hint: "), "{stderr}");
+    place.report("set")?;
+    nothing_is_left(&place)
+}
+
 fn refused(place: &Place, code: i32, words: &[&str]) -> Result<()> {
     let output = place.extract("refused")?.output()?;
     let stderr = text(&output.stderr);
@@ -222,7 +286,7 @@ fn refused(place: &Place, code: i32, words: &[&str]) -> Result<()> {
     let document: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(document["error"]["exit_code"] == json!(code), "{document}");
     ensure!(!place.path("refused/manifest.json").exists());
-    wait("the encoder's end", || Ok(processes(place)? == 0))
+    nothing_is_left(place)
 }
 
 #[test]

@@ -56,6 +56,12 @@ impl Processes {
             // The receiver is right here.
             let _ = back.send(process);
         }
+        let Ready { encoder, compute, device, .. } = &ready;
+        tracing::info!(
+            "encoder {} ({}): {workers} × {compute} on {device}",
+            encoder.kind,
+            encoder.config
+        );
         let open = tokio::sync::Semaphore::new(workers);
         Ok(Processes { ready, idle: Mutex::new(idle), back, failure: OnceLock::new(), open })
     }

@@ -30,9 +30,15 @@ struct Document {
 impl Job {
     /// `common` tells encoder and sampling.
     pub fn new(options: &ExtractOptions, records: &[Record], common: &str) -> Job {
-        let asked = json!([common, options.frames, options.skip_bad, options.rows_per_group]);
+        let ExtractOptions { frames, skip_bad, rows_per_group, shard_bytes, .. } = options;
+        let asked = json!([common, frames, skip_bad, rows_per_group, shard_bytes]);
         let content = format!("{asked} {records:?}");
         Job(blake3::hash(content.as_bytes()).to_hex().to_string())
+    }
+
+    /// The hash.
+    pub fn hash(&self) -> &str {
+        &self.0
     }
 
     /// The report of a run that did the same and finished. What it did not come to remove is removed.

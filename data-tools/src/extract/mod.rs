@@ -9,6 +9,7 @@ mod choose;
 mod decode;
 mod done;
 mod ffmpeg;
+mod journal;
 mod parts;
 mod timeline;
 mod video;
@@ -30,6 +31,7 @@ use crate::patch::PatchConfig;
 use crate::{OnProgress, ToolsError, tokenizer};
 use done::Job;
 use ffmpeg::Ffmpeg;
+use journal::Journal;
 use parts::Parts;
 use video::{Features, Outcome, Shared, Video, Wanted};
 
@@ -58,6 +60,8 @@ pub struct ExtractOptions {
     pub jobs: Option<usize>,
     /// Rows of a row group; where not given, as many as make 6 to 16 MB.
     pub rows_per_group: Option<usize>,
+    /// A shard ends with the row group that reaches this size; 256 MiB where not given.
+    pub shard_bytes: Option<u64>,
     /// Where to write a tokenizer that is trained from the annotations' text, a path or URL that ends with its name.
     pub tokenizer: Option<String>,
     /// Bound of that tokenizer's vocabulary.
@@ -79,6 +83,7 @@ impl ExtractOptions {
             time_limit: Duration::from_secs(600),
             jobs: None,
             rows_per_group: None,
+            shard_bytes: None,
             tokenizer: None,
             vocab_size: 1024,
         }
@@ -150,23 +155,30 @@ pub async fn run(
         return Ok(report);
     }
     parts::sweep(&location).await?;
-    let writer = ShardWriter::create(location.clone(), writer_options(options, &output)).await?;
+    let parts = Parts::new(&location, common);
+    let journal = Journal::open(&location, parts.clone(), job.hash()).await?;
+    let position = journal.position().clone();
+    let writer_options = writer_options(options, &output);
+    let writer = ShardWriter::resume(location.clone(), writer_options, position.shards).await?;
     let report = ExtractReport {
         out: location.url(),
         tokens: output.tokens,
         dim: output.dim,
+        resumed: position.videos,
         vocab_size,
-        ..ExtractReport::default()
+        ..position.report
     };
-    let shared = Arc::new(Shared {
-        ffmpeg,
-        encoder,
-        folder: options.videos.clone(),
-        sampling: options.sampling,
-        seed: options.seed,
-        parts: Parts::new(&location, common),
-    });
-    let mut extraction = Extraction { options, records, output, writer, report };
+    let (folder, sampling, seed) = (options.videos.clone(), options.sampling, options.seed);
+    let shared = Arc::new(Shared { ffmpeg, encoder, folder, sampling, seed, parts });
+    let mut extraction = Extraction {
+        options,
+        records,
+        output,
+        writer,
+        report,
+        journal,
+        stored: position.rows_of_next,
+    };
     extraction.read_all(&shared, progress).await?;
     extraction.finish(&location, &job).await
 }
@@ -177,6 +189,9 @@ struct Extraction<'a> {
     output: Output,
     writer: ShardWriter,
     report: ExtractReport,
+    journal: Journal,
+    /// Rows to come that are in a stored shard already.
+    stored: u64,
 }
 
 impl Extraction<'_> {
@@ -193,7 +208,12 @@ impl Extraction<'_> {
     ) -> Result<(), ToolsError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.options.jobs.unwrap_or(cores).max(1);
-        let mut reading = stream::iter(self.videos())
+        let (mut done, total) = (0, self.records.len() as u64);
+        let mut videos = self.videos();
+        for video in videos.drain(..self.journal.position().videos.min(videos.len())) {
+            done += video.clips.iter().map(|wanted| wanted.records.len() as u64).sum::<u64>();
+        }
+        let mut reading = stream::iter(videos)
             .map(|video| {
                 let (name, shared) = (video.name.clone(), shared.clone());
                 // The set ends its tasks when it is dropped, and they their ffmpeg: an error leaves nothing behind.
@@ -202,16 +222,16 @@ impl Extraction<'_> {
                 async move { (name, task.join_next().await) }
             })
             .buffered(jobs);
-        let (mut done, total) = (0, self.records.len() as u64);
         while let Some((name, read)) = reading.next().await {
-            let Some((outcomes, resumed)) = read.transpose()?.transpose()? else { continue };
+            let Some(read) = read.transpose()?.transpose()? else { continue };
             let before = self.report.rows;
-            for outcome in outcomes {
+            for outcome in read.outcomes {
                 done += outcome.0.records.len() as u64;
                 self.take(&name, outcome).await?;
             }
             self.report.videos += usize::from(self.report.rows > before);
-            self.report.resumed += usize::from(resumed);
+            self.report.resumed += usize::from(read.resumed);
+            self.journal.note(self.writer.shards(), &self.report, read.part).await?;
             progress(done, total);
         }
         Ok(())
@@ -234,8 +254,11 @@ impl Extraction<'_> {
         self.report.frames_decoded += features.decoded;
         for &index in &wanted.records {
             for row in self.rows(index, name, &wanted, &features) {
-                self.writer.write(row).await?;
                 self.report.rows += 1;
+                match self.stored {
+                    0 => self.writer.write(row).await?,
+                    _ => self.stored -= 1,
+                }
             }
         }
         Ok(())
@@ -288,9 +311,11 @@ impl ExtractReport {
 fn writer_options(options: &ExtractOptions, output: &Output) -> WriterOptions {
     let mut encoder = output.encoder.clone();
     encoder.sampling = format!("{}:{}", options.sampling, options.frames);
+    let usual = WriterOptions::new(encoder, output.tokens, output.dim, output.dtype);
     WriterOptions {
         rows_per_group: options.rows_per_group,
-        ..WriterOptions::new(encoder, output.tokens, output.dim, output.dtype)
+        shard_bytes: options.shard_bytes.unwrap_or(usual.shard_bytes),
+        ..usual
     }
 }
 

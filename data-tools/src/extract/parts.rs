@@ -46,6 +46,11 @@ impl Parts {
         Parts { location: out.join(FOLDER), common }
     }
 
+    /// Where they are.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
     /// The name of a video's part.
     pub fn key(&self, video: &Video, file: &Metadata) -> String {
         let changed = file.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -83,17 +88,19 @@ impl Parts {
         Ok(features)
     }
 
-    /// Leaves a video's features for a later run. A video of which a clip failed is left to be tried again.
+    /// Leaves a video's features for a later run; `false` where it did not, because a clip failed and is to be tried
+    /// again.
     ///
     /// # Errors
     /// All that storage can do.
-    pub async fn save(&self, key: &str, outcomes: &[Outcome]) -> Result<(), ToolsError> {
+    pub async fn save(&self, key: &str, outcomes: &[Outcome]) -> Result<bool, ToolsError> {
         let features: Option<Vec<&Features>> =
             outcomes.iter().map(|(_, made)| made.as_ref().ok()).collect();
-        let Some(features) = features else { return Ok(()) };
+        let Some(features) = features else { return Ok(false) };
         let part = write(&features)
             .map_err(|source| ToolsError::Part { url: self.location.url_of(key), source })?;
-        Ok(self.location.put(key, part.into()).await?)
+        self.location.put(key, part.into()).await?;
+        Ok(true)
     }
 
     /// Removes all parts.

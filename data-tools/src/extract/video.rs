@@ -59,6 +59,16 @@ pub struct Features {
 /// What became of a clip.
 pub type Outcome = (Wanted, Result<Features, ToolsError>);
 
+/// What became of a video.
+#[derive(Debug)]
+pub struct Read {
+    pub outcomes: Vec<Outcome>,
+    /// Whether an earlier run had read it.
+    pub resumed: bool,
+    /// The name of its part, where it has one.
+    pub part: Option<String>,
+}
+
 impl Video {
     /// Records by video and clip, in the order in which they first occur; T is `frames` unless a record says it.
     /// `by_question`: features depend on the question.
@@ -92,25 +102,25 @@ impl Video {
         &mut self.clips[place]
     }
 
-    /// Reads the video, or takes what an earlier run left of it; `true` tells that it did. A file that is no video
-    /// spoils all of its clips, a clip without frames only itself.
+    /// Reads the video, or takes what an earlier run left of it. A file that is no video spoils all of its clips, a
+    /// clip without frames only itself.
     ///
     /// # Errors
     /// Only those that have nothing to do with the file: ffmpeg does not run, the encoder or storage fails.
-    pub async fn read(self, shared: Arc<Shared>) -> Result<(Vec<Outcome>, bool), ToolsError> {
+    pub async fn read(self, shared: Arc<Shared>) -> Result<Read, ToolsError> {
         let path = shared.folder.join(&self.name);
         let file = match file(&path).await {
             Ok(file) => file,
-            Err(error) => return Ok((self.spoil(error), false)),
+            Err(error) => return Ok(self.spoil(error)),
         };
         let key = shared.parts.key(&self, &file);
         if let Some(features) = shared.parts.load(&key, &self).await? {
-            let outcomes = self.clips.into_iter().zip(features.into_iter().map(Ok));
-            return Ok((outcomes.collect(), true));
+            let outcomes = self.clips.into_iter().zip(features.into_iter().map(Ok)).collect();
+            return Ok(Read { outcomes, resumed: true, part: Some(key) });
         }
         let timeline = match Timeline::probe(&shared.ffmpeg, &path).await {
             Ok(timeline) => timeline,
-            Err(error) if concerns_file(&error) => return Ok((self.spoil(error), false)),
+            Err(error) if concerns_file(&error) => return Ok(self.spoil(error)),
             Err(error) => return Err(error),
         };
         let mut outcomes = Vec::new();
@@ -120,14 +130,15 @@ impl Video {
                 made => outcomes.push((wanted, made)),
             }
         }
-        shared.parts.save(&key, &outcomes).await?;
-        Ok((outcomes, false))
+        let saved = shared.parts.save(&key, &outcomes).await?;
+        Ok(Read { outcomes, resumed: false, part: saved.then_some(key) })
     }
 
-    fn spoil(self, error: ToolsError) -> Vec<Outcome> {
+    fn spoil(self, error: ToolsError) -> Read {
         let records = self.clips.into_iter().flat_map(|wanted| wanted.records).collect();
         let clip = Clip { start: None, end: None, frames: 0 };
-        vec![(Wanted { clip, records, questions: Vec::new() }, Err(error))]
+        let outcomes = vec![(Wanted { clip, records, questions: Vec::new() }, Err(error))];
+        Read { outcomes, resumed: false, part: None }
     }
 }
 

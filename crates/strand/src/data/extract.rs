@@ -72,6 +72,9 @@ pub struct ExtractArgs {
     /// Rows of a row group [default: as many as make 6 to 16 MB]
     #[arg(long, value_name = "N")]
     rows_per_group: Option<usize>,
+    /// A shard ends with the row group that reaches this size [default: 256 MiB]
+    #[arg(long, value_name = "BYTES")]
+    shard_bytes: Option<u64>,
     /// Train a tokenizer from the annotations and write it there
     #[arg(long, value_name = "URL")]
     tokenizer: Option<String>,
@@ -206,6 +209,7 @@ impl ExtractArgs {
             time_limit: Duration::from_secs(self.time_limit),
             jobs: self.jobs,
             rows_per_group: self.rows_per_group,
+            shard_bytes: self.shard_bytes,
             tokenizer: self.tokenizer.clone(),
             vocab_size: self.vocab_size,
         })
