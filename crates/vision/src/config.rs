@@ -205,6 +205,7 @@ impl Config {
             num_query_tokens: document.num_query_tokens,
         };
         let unfit = |(key, reason)| VisionError::Config { path: path.to_owned(), key, reason };
+        check_positions(&value).map_err(unfit)?;
         config.check().map_err(unfit)?;
         Ok(config)
     }
@@ -274,6 +275,17 @@ impl Config {
     }
 }
 
+/// Older models may have other positions than these; their tensors look the same.
+fn check_positions(config: &Value) -> Result<(), (&'static str, String)> {
+    match config["qformer_config"]["position_embedding_type"].as_str() {
+        None | Some("absolute") => Ok(()),
+        Some(other) => {
+            let reason = format!("`{other}` is not supported: `absolute` is");
+            Err(("qformer_config.position_embedding_type", reason))
+        }
+    }
+}
+
 /// The family by `model_type`, else by the first of `architectures`; `Err` is what is written there.
 fn family(config: &Value) -> Result<Family, String> {
     let names = [&config["model_type"], &config["architectures"][0]];
@@ -330,6 +342,10 @@ mod tests {
             (
                 r#"{"model_type": "blip-2", "vision_config": {"image_size": 8}}"#,
                 "less than a patch",
+            ),
+            (
+                r#"{"model_type": "blip-2", "qformer_config": {"position_embedding_type": "rope"}}"#,
+                "`rope` is not supported",
             ),
         ] {
             let error = load(json).expect_err(named);

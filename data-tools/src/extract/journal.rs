@@ -86,9 +86,9 @@ impl Journal {
             return Ok(());
         }
         let stored: u64 = shards.iter().map(|shard| shard.rows).sum();
+        let whole = self.open.partition_point(|(report, _)| report.rows <= stored);
         let mut superfluous = Vec::new();
-        while let Some((report, part)) = self.open.pop_front_if(|(report, _)| report.rows <= stored)
-        {
+        for (report, part) in self.open.drain(..whole) {
             self.position.report = report;
             self.position.videos += 1;
             superfluous.extend(part);
