@@ -157,28 +157,10 @@ pub async fn run(
     parts::sweep(&location).await?;
     let parts = Parts::new(&location, common);
     let journal = Journal::open(&location, parts.clone(), job.hash()).await?;
-    let position = journal.position().clone();
-    let writer_options = writer_options(options, &output);
-    let writer = ShardWriter::resume(location.clone(), writer_options, position.shards).await?;
-    let report = ExtractReport {
-        out: location.url(),
-        tokens: output.tokens,
-        dim: output.dim,
-        resumed: position.videos,
-        vocab_size,
-        ..position.report
-    };
+    let mut extraction = Extraction::start(options, records, output, &location, journal).await?;
+    extraction.report.vocab_size = vocab_size;
     let (folder, sampling, seed) = (options.videos.clone(), options.sampling, options.seed);
     let shared = Arc::new(Shared { ffmpeg, encoder, folder, sampling, seed, parts });
-    let mut extraction = Extraction {
-        options,
-        records,
-        output,
-        writer,
-        report,
-        journal,
-        stored: position.rows_of_next,
-    };
     extraction.read_all(&shared, progress).await?;
     extraction.finish(&location, &job).await
 }
@@ -194,7 +176,29 @@ struct Extraction<'a> {
     stored: u64,
 }
 
-impl Extraction<'_> {
+impl<'a> Extraction<'a> {
+    /// Goes on where the journal says.
+    async fn start(
+        options: &'a ExtractOptions,
+        records: Vec<Record>,
+        output: Output,
+        location: &Location,
+        journal: Journal,
+    ) -> Result<Extraction<'a>, ToolsError> {
+        let position = journal.position().clone();
+        let writer_options = writer_options(options, &output);
+        let writer = ShardWriter::resume(location.clone(), writer_options, position.shards).await?;
+        let report = ExtractReport {
+            out: location.url(),
+            tokens: output.tokens,
+            dim: output.dim,
+            resumed: position.videos,
+            ..position.report
+        };
+        let stored = position.rows_of_next;
+        Ok(Extraction { options, records, output, writer, report, journal, stored })
+    }
+
     fn videos(&self) -> Vec<Video> {
         let by_question = self.output.encoder.question_conditioned;
         Video::group(&self.records, self.options.frames, by_question)
