@@ -73,11 +73,39 @@ pub enum ToolsError {
         /// How many records there were.
         count: usize,
     },
+    /// An encoder process cannot be started.
+    #[error("{program}: cannot be started as an encoder")]
+    EncoderProcess {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An encoder process refused, failed or died.
+    #[error("{}: {message}", doing.as_deref().unwrap_or("the encoder"))]
+    Encoder {
+        /// The clip that it was at; none where it was starting.
+        doing: Option<String>,
+        /// What it said.
+        message: String,
+        /// What it said to do next.
+        hint: Option<String>,
+        /// What it said to exit with.
+        exit_code: u8,
+    },
     /// All videos were skipped.
     #[error("none of the {count} videos could be read")]
     NothingLeft {
         /// How many there were.
         count: usize,
+    },
+    /// What is to be left for a later run cannot be written down.
+    #[error("{url}: cannot be written")]
+    Part {
+        /// The object.
+        url: String,
+        /// Why.
+        source: std::io::Error,
     },
     /// A tokenizer cannot be made.
     #[error("tokenizer: {0}")]
@@ -121,6 +149,10 @@ impl ToolsError {
             Self::NoFeatures { .. } => {
                 "check the folder: features are found by the video's name, as `strand data pack --help` tells"
             }
+            Self::EncoderProcess { .. } => {
+                "strand-worker has to lie beside strand, or STRAND_WORKER name it; `strand doctor` checks it"
+            }
+            Self::Encoder { hint, .. } => return hint.clone(),
             Self::Data(error) => return error.hint(),
             Self::Store(error) => return error.hint(),
             _ => return None,
@@ -132,7 +164,8 @@ impl ToolsError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Options(_) => 2,
-            Self::NoFfmpeg | Self::Ffmpeg { .. } => 3,
+            Self::NoFfmpeg | Self::Ffmpeg { .. } | Self::EncoderProcess { .. } => 3,
+            Self::Encoder { exit_code, .. } => *exit_code,
             Self::Worker(_) => 1,
             Self::Data(error) => error.exit_code(),
             Self::Store(error) => error.exit_code(),

@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod encoder;
 mod error;
 pub mod extract;
 pub mod image;
@@ -11,6 +12,7 @@ pub mod inspect;
 pub mod pack;
 pub mod patch;
 pub mod reshard;
+mod resize;
 mod settings;
 pub mod stats;
 pub mod synth;

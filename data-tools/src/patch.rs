@@ -8,12 +8,14 @@
 //! (Achlioptas 2003) to `dim` values; the random signs of the patch's place are added. The sum is brought to mean 0
 //! and variance 1 and stored as half floats: features that are small or sparse were seen not to train.
 
+use futures::future::BoxFuture;
 use half::f16;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use strand_data::{Encoder, draw};
+use strand_data::{Dtype, Encoder, draw};
 
 use crate::ToolsError;
+use crate::encoder::{ClipEncoder, Output};
 use crate::image::Frame;
 
 /// Settings of a [`PatchEncoder`].
@@ -97,6 +99,7 @@ impl PatchEncoder {
         Encoder {
             kind: "patch".to_owned(),
             hash: format!("{:016x}", strand_store::xxh3(config.as_bytes())),
+            config: String::new(),
             // Checked to be at most 4096.
             image_size: self.config.image_size as u32,
             sampling,
@@ -135,6 +138,33 @@ impl PatchEncoder {
     }
 }
 
+impl ClipEncoder for PatchEncoder {
+    fn output(&self) -> Output {
+        Output {
+            encoder: self.describe(String::new()),
+            tokens: self.config.tokens(),
+            dim: self.config.dim,
+            dtype: Dtype::F16,
+            computed: "portable".to_owned(),
+        }
+    }
+
+    fn prepare(&self, frame: &Frame) -> Vec<u8> {
+        let mut tokens = Vec::new();
+        PatchEncoder::encode(self, frame, &mut tokens);
+        tokens
+    }
+
+    fn encode<'a>(
+        &'a self,
+        _clip: &'a str,
+        frames: &'a [Vec<u8>],
+        _questions: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Vec<u8>>, ToolsError>> {
+        Box::pin(async move { Ok(vec![frames.concat()]) })
+    }
+}
+
 fn signs(seed: u64, purpose: &str, count: usize) -> Vec<f32> {
     let mut rng = draw(seed, 0, "patch encoder", purpose);
     let sign = |_| if rng.next_u32() & 1 == 0 { -1.0 } else { 1.0 };
@@ -156,7 +186,7 @@ mod tests {
 
     fn tokens(config: PatchConfig, frame: &Frame) -> Vec<Vec<f32>> {
         let mut bytes = Vec::new();
-        PatchEncoder::new(config).unwrap().encode(frame, &mut bytes);
+        PatchEncoder::encode(&PatchEncoder::new(config).unwrap(), frame, &mut bytes);
         let values: Vec<f32> = bytes
             .chunks_exact(2)
             .map(|value| f16::from_le_bytes([value[0], value[1]]).to_f32())

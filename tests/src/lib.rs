@@ -1,4 +1,5 @@
 //! What the tests of whole runs share.
 
+pub mod encoder;
 pub mod harness;
 pub mod s3_sim;

@@ -4,6 +4,7 @@
 //! - [`Loader`] gives a rank its batches in the [`Order`], from a [`Cursor`] on.
 //! - [`draw`] and [`frames`] choose what a visit to a sample sees.
 //! - [`Prompter`] turns questions and answers into token ids.
+//! - [`encoding`] is how an encoder process is talked to.
 
 mod adopt;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod damage;
 mod dataset;
 mod decode;
 mod draw;
+pub mod encoding;
 mod epoch;
 mod error;
 mod footer;

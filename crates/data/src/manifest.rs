@@ -293,6 +293,7 @@ mod tests {
         let encoder = Encoder {
             kind: "patch".into(),
             hash: "0".into(),
+            config: String::new(),
             image_size: 32,
             sampling: "middle:4".into(),
             question_conditioned: false,

@@ -89,6 +89,9 @@ pub struct Encoder {
     pub kind: String,
     /// Hash of its weights and configuration.
     pub hash: String,
+    /// Its sizes, for people; the hash stands for them. Left out where empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub config: String,
     /// Height and width in pixels of the frames it saw.
     pub image_size: u32,
     /// How frames were chosen, e.g. `middle:16`.

@@ -12,6 +12,7 @@ pub fn encoder() -> Encoder {
     Encoder {
         kind: "patch".into(),
         hash: "0".into(),
+        config: String::new(),
         image_size: 32,
         sampling: "middle:4".into(),
         question_conditioned: false,

@@ -124,6 +124,20 @@ impl ShardWriter {
         location: Location,
         options: WriterOptions,
     ) -> Result<ShardWriter, DataError> {
+        ShardWriter::resume(location, options, Vec::new()).await
+    }
+
+    /// As [`Self::create`], where a writer that did not come to its end stored the first `shards` already
+    /// ([`Self::shards`]). The rows that follow give the bytes that they would have given it; ids are compared
+    /// among them only.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`].
+    pub async fn resume(
+        location: Location,
+        options: WriterOptions,
+        shards: Vec<Shard>,
+    ) -> Result<ShardWriter, DataError> {
         let (tokens, dim) = (options.tokens, options.dim);
         let group_rows = options.rows_per_group.unwrap_or(1);
         if tokens == 0 || dim == 0 || !(1..=MAX_GROUP_ROWS as usize).contains(&group_rows) {
@@ -138,8 +152,13 @@ impl ShardWriter {
         }
         let shape =
             RowShape { tokens, dim, question_conditioned: options.encoder.question_conditioned };
-        let (rows, shards, ids) = (Vec::new(), Vec::new(), HashSet::new());
+        let (rows, ids) = (Vec::new(), HashSet::new());
         Ok(ShardWriter { location, options, shape, rows, buffered: 0, open: None, shards, ids })
+    }
+
+    /// The shards that are stored so far.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
     }
 
     /// Adds a row.

@@ -1,5 +1,7 @@
-//! One rank of a run. The launcher starts it; people start `strand launch`.
+//! One rank of a run, or with `encode` one encoder process. `strand` starts it; people start `strand launch` and
+//! `strand data extract`.
 
+mod encode;
 mod observer;
 mod rank;
 mod version;
@@ -9,9 +11,13 @@ use std::process::ExitCode;
 use strand_control::{RankEnv, Reporter};
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--version-json") {
-        println!("{}", version::json());
-        return ExitCode::SUCCESS;
+    match std::env::args().nth(1).as_deref() {
+        Some("--version-json") => {
+            println!("{}", version::json());
+            return ExitCode::SUCCESS;
+        }
+        Some("encode") => return ExitCode::from(encode::main(std::env::args_os().skip(2))),
+        _ => {}
     }
     let env = match RankEnv::from_env() {
         Ok(env) => env,

@@ -47,6 +47,9 @@ fn selection(workspace: &Workspace, area: Option<Area>) -> Result<Vec<&'static s
     if area == Area::Unit {
         return Ok(vec!["--workspace", "--lib", "--bins"]);
     }
+    if area == Area::Golden {
+        return Ok(vec!["--workspace", "--test", "golden", "--test", "golden_encoder"]);
+    }
     let name = area.name();
     let file = workspace.root.join(format!("tests/tests/{name}.rs"));
     let folder = workspace.root.join(format!("tests/tests/{name}/main.rs"));

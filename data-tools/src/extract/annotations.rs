@@ -64,6 +64,14 @@ impl Pair {
         }
     }
 
+    /// What a question-conditioned encoder reads: `{i }{q}`.
+    pub fn question(&self) -> String {
+        match self.i.is_empty() {
+            true => self.q.clone(),
+            false => format!("{} {}", self.i, self.q),
+        }
+    }
+
     fn texts(&self) -> impl Iterator<Item = &str> {
         let own = [&self.i, &self.q, &self.a];
         own.into_iter().chain(&self.options).map(String::as_str)
@@ -149,6 +157,8 @@ mod tests {
         assert_eq!((records[1].end, records[1].num_frames), (Some(2.5), Some(8)));
         assert_eq!(records[1].pairs[0].qa().options, ["A", "B"]);
         assert_eq!(texts(&records).count(), 3 + 5);
+        assert_eq!(records[0].pairs[0].question(), "Q?");
+        assert_eq!(records[1].pairs[0].question(), "I Q?");
         assert_eq!(unknown_keys(text), ["id"]);
     }
 

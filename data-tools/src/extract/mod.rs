@@ -2,12 +2,15 @@
 //!
 //! Each file is read once for its times (`ffmpeg -c copy`, nothing is decoded) and once for each clip that records
 //! ask for; records with the same clip share it. Files are read in parallel. Only chosen frames leave ffmpeg, and
-//! they are encoded as they come.
+//! they are brought to the encoder's size as they come. An interrupted run goes on where it was (`parts`).
 
 mod annotations;
 mod choose;
 mod decode;
+mod done;
 mod ffmpeg;
+mod journal;
+mod parts;
 mod timeline;
 mod video;
 
@@ -15,19 +18,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde::Serialize;
-use strand_data::{Dtype, Media, Row, ShardWriter, WriterOptions};
+use serde::{Deserialize, Serialize};
+use strand_data::{Manifest, Media, Qa, Row, ShardWriter, WriterOptions};
 use strand_store::Location;
 
 pub use annotations::{Pair, Record, load};
 pub use choose::Sampling;
 
-use crate::patch::{PatchConfig, PatchEncoder};
+use crate::encoder::{EncoderChoice, Output};
+use crate::patch::PatchConfig;
 use crate::{OnProgress, ToolsError, tokenizer};
+use done::Job;
 use ffmpeg::Ffmpeg;
-use video::{Outcome, Shared, Video};
+use journal::Journal;
+use parts::Parts;
+use video::{Features, Outcome, Shared, Video, Wanted};
 
 /// What [`run`] makes.
 #[derive(Clone, Debug)]
@@ -45,7 +51,7 @@ pub struct ExtractOptions {
     /// Seed of [`Sampling::Rand`].
     pub seed: u64,
     /// The encoder.
-    pub encoder: PatchConfig,
+    pub encoder: EncoderChoice,
     /// Pass over files that cannot be decoded; else the first one is the error.
     pub skip_bad: bool,
     /// How long ffmpeg may take for one clip.
@@ -54,6 +60,8 @@ pub struct ExtractOptions {
     pub jobs: Option<usize>,
     /// Rows of a row group; where not given, as many as make 6 to 16 MB.
     pub rows_per_group: Option<usize>,
+    /// A shard ends with the row group that reaches this size; 256 MiB where not given.
+    pub shard_bytes: Option<u64>,
     /// Where to write a tokenizer that is trained from the annotations' text, a path or URL that ends with its name.
     pub tokenizer: Option<String>,
     /// Bound of that tokenizer's vocabulary.
@@ -70,11 +78,12 @@ impl ExtractOptions {
             frames: 16,
             sampling: Sampling::Middle,
             seed: 0,
-            encoder: PatchConfig::default(),
+            encoder: EncoderChoice::Patch(PatchConfig::default()),
             skip_bad: false,
             time_limit: Duration::from_secs(600),
             jobs: None,
             rows_per_group: None,
+            shard_bytes: None,
             tokenizer: None,
             vocab_size: 1024,
         }
@@ -82,16 +91,20 @@ impl ExtractOptions {
 }
 
 /// What [`run`] made.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExtractReport {
     /// URL of the data set.
     pub out: String,
     /// Its manifest's id.
     pub id: String,
-    /// Rows, one a record.
+    /// Rows: one a record, or one a question where features depend on it.
     pub rows: u64,
-    /// Video files that were read.
+    /// Video files that rows were made from.
     pub videos: usize,
+    /// Those of them that an earlier, interrupted run had read.
+    pub resumed: usize,
+    /// Whether an earlier run had finished, so that nothing was left to do.
+    pub complete: bool,
     /// Frames that were decoded; records that share a clip share its frames.
     pub frames_decoded: usize,
     /// Bytes of all shards.
@@ -107,7 +120,7 @@ pub struct ExtractReport {
 }
 
 /// A video, or some clips of it, that was passed over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The video.
     pub video: String,
@@ -117,7 +130,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Extracts a data set. `progress` is called with records done, of all records.
+/// Extracts a data set. `progress` is called with records done, of all records. Where an earlier run with the same
+/// options was interrupted, what it read is not read again; where it had finished, nothing is done.
 ///
 /// # Errors
 /// [`ToolsError::Video`] and [`ToolsError::TimeOut`] name the file (with `skip_bad` it is passed over instead),
@@ -130,38 +144,66 @@ pub async fn run(
         return Err(ToolsError::Options("0 frames: at least 1 is needed".to_owned()));
     }
     let records = annotations::load(&options.annotations)?;
-    let encoder = PatchEncoder::new(options.encoder)?;
     let ffmpeg = Ffmpeg::find(options.time_limit).await?;
+    let encoder = options.encoder.open().await?;
+    let output = encoder.output();
     let location = Location::open(&options.out)?;
-    let writer = ShardWriter::create(location.clone(), writer_options(options, &encoder)).await?;
+    let common = format!("1 {output:?} {} {}", options.sampling, options.seed);
+    let job = Job::new(options, &records, &common);
     let vocab_size = train_tokenizer(options, &records).await?;
-    let report = ExtractReport {
-        out: location.url(),
-        tokens: options.encoder.tokens(),
-        dim: options.encoder.dim,
-        vocab_size,
-        ..ExtractReport::default()
-    };
-    let shared = Arc::new(Shared {
-        ffmpeg,
-        encoder,
-        folder: options.videos.clone(),
-        sampling: options.sampling,
-        seed: options.seed,
-    });
-    let mut extraction = Extraction { options, records, writer, report };
+    if let Some(report) = job.report(&location).await? {
+        return Ok(report);
+    }
+    parts::sweep(&location).await?;
+    let parts = Parts::new(&location, common);
+    let journal = Journal::open(&location, parts.clone(), job.hash()).await?;
+    let mut extraction = Extraction::start(options, records, output, &location, journal).await?;
+    extraction.report.vocab_size = vocab_size;
+    let (folder, sampling, seed) = (options.videos.clone(), options.sampling, options.seed);
+    let shared = Arc::new(Shared { ffmpeg, encoder, folder, sampling, seed, parts });
     extraction.read_all(&shared, progress).await?;
-    extraction.finish().await
+    extraction.finish(&location, &job).await
 }
 
 struct Extraction<'a> {
     options: &'a ExtractOptions,
     records: Vec<Record>,
+    output: Output,
     writer: ShardWriter,
     report: ExtractReport,
+    journal: Journal,
+    /// Rows to come that are in a stored shard already.
+    stored: u64,
 }
 
-impl Extraction<'_> {
+impl<'a> Extraction<'a> {
+    /// Goes on where the journal says.
+    async fn start(
+        options: &'a ExtractOptions,
+        records: Vec<Record>,
+        output: Output,
+        location: &Location,
+        journal: Journal,
+    ) -> Result<Extraction<'a>, ToolsError> {
+        let position = journal.position().clone();
+        let writer_options = writer_options(options, &output);
+        let writer = ShardWriter::resume(location.clone(), writer_options, position.shards).await?;
+        let report = ExtractReport {
+            out: location.url(),
+            tokens: output.tokens,
+            dim: output.dim,
+            resumed: position.videos,
+            ..position.report
+        };
+        let stored = position.rows_of_next;
+        Ok(Extraction { options, records, output, writer, report, journal, stored })
+    }
+
+    fn videos(&self) -> Vec<Video> {
+        let by_question = self.output.encoder.question_conditioned;
+        Video::group(&self.records, self.options.frames, by_question)
+    }
+
     /// Reads the videos in parallel and writes their rows in order.
     async fn read_all(
         &mut self,
@@ -170,7 +212,11 @@ impl Extraction<'_> {
     ) -> Result<(), ToolsError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.options.jobs.unwrap_or(cores).max(1);
-        let videos = Video::group(&self.records, self.options.frames);
+        let (mut done, total) = (0, self.records.len() as u64);
+        let mut videos = self.videos();
+        for video in videos.drain(..self.journal.position().videos.min(videos.len())) {
+            done += video.clips.iter().map(|wanted| wanted.records.len() as u64).sum::<u64>();
+        }
         let mut reading = stream::iter(videos)
             .map(|video| {
                 let (name, shared) = (video.name.clone(), shared.clone());
@@ -180,27 +226,29 @@ impl Extraction<'_> {
                 async move { (name, task.join_next().await) }
             })
             .buffered(jobs);
-        let (mut done, total) = (0, self.records.len() as u64);
-        while let Some((name, outcomes)) = reading.next().await {
+        while let Some((name, read)) = reading.next().await {
+            let Some(read) = read.transpose()?.transpose()? else { continue };
             let before = self.report.rows;
-            for outcome in outcomes.transpose()?.transpose()?.into_iter().flatten() {
-                done += outcome.0.len() as u64;
+            for outcome in read.outcomes {
+                done += outcome.0.records.len() as u64;
                 self.take(&name, outcome).await?;
             }
             self.report.videos += usize::from(self.report.rows > before);
+            self.report.resumed += usize::from(read.resumed);
+            self.journal.note(self.writer.shards(), &self.report, read.part).await?;
             progress(done, total);
         }
         Ok(())
     }
 
-    async fn take(&mut self, name: &str, (records, made): Outcome) -> Result<(), ToolsError> {
+    async fn take(&mut self, name: &str, (wanted, made): Outcome) -> Result<(), ToolsError> {
         let features = match made {
             Ok(features) => features,
             Err(error) if self.options.skip_bad => {
                 tracing::warn!("skipped: {error}");
                 self.report.skipped.push(Skipped {
                     video: name.to_owned(),
-                    records,
+                    records: wanted.records,
                     reason: error.to_string(),
                 });
                 return Ok(());
@@ -208,42 +256,70 @@ impl Extraction<'_> {
             Err(error) => return Err(error),
         };
         self.report.frames_decoded += features.decoded;
-        let bytes = Bytes::from(features.bytes);
-        for index in records {
-            let row = Row {
-                id: format!("{index:08}-{name}"),
-                video: name.to_owned(),
-                media: Media::Video,
-                frames: features.seconds.len(),
-                tokens: self.report.tokens,
-                features: bytes.clone(),
-                seconds: features.seconds.clone(),
-                qa: self.records[index].pairs.iter().map(Pair::qa).collect(),
-            };
-            self.writer.write(row).await?;
-            self.report.rows += 1;
+        for &index in &wanted.records {
+            for row in self.rows(index, name, &wanted, &features) {
+                self.report.rows += 1;
+                match self.stored {
+                    0 => self.writer.write(row).await?,
+                    _ => self.stored -= 1,
+                }
+            }
         }
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<ExtractReport, ToolsError> {
-        if self.report.rows == 0 {
-            let count = Video::group(&self.records, 1).len();
-            return Err(ToolsError::NothingLeft { count });
+    /// The rows of a record: one for each pair where features depend on the question, else one with all of them.
+    fn rows(&self, index: usize, name: &str, wanted: &Wanted, features: &Features) -> Vec<Row> {
+        let row = |id: String, qa: Vec<Qa>, features_at: usize| Row {
+            id,
+            video: name.to_owned(),
+            media: Media::Video,
+            frames: features.seconds.len(),
+            tokens: self.report.tokens,
+            features: features.rows[features_at].clone(),
+            seconds: features.seconds.clone(),
+            qa,
+        };
+        let pairs = &self.records[index].pairs;
+        if wanted.questions.is_empty() {
+            let qa = pairs.iter().map(Pair::qa).collect();
+            return vec![row(format!("{index:08}-{name}"), qa, 0)];
         }
+        let of_pair = |(place, pair): (usize, &Pair)| {
+            let question = pair.question();
+            let at = wanted.questions.iter().position(|known| *known == question);
+            at.map(|at| row(format!("{index:08}.{place:03}-{name}"), vec![pair.qa()], at))
+        };
+        pairs.iter().enumerate().filter_map(of_pair).collect()
+    }
+
+    async fn finish(mut self, location: &Location, job: &Job) -> Result<ExtractReport, ToolsError> {
+        if self.report.rows == 0 {
+            return Err(ToolsError::NothingLeft { count: self.videos().len() });
+        }
+        job.save(location, &self.report).await?;
         let manifest = self.writer.finish().await?;
-        self.report.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
-        self.report.id = manifest.id;
+        Parts::remove(location).await?;
+        self.report.describe(&manifest);
         Ok(self.report)
     }
 }
 
-fn writer_options(options: &ExtractOptions, encoder: &PatchEncoder) -> WriterOptions {
-    let encoder = encoder.describe(format!("{}:{}", options.sampling, options.frames));
-    let (tokens, dim) = (options.encoder.tokens(), options.encoder.dim);
+impl ExtractReport {
+    fn describe(&mut self, manifest: &Manifest) {
+        self.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
+        self.id = manifest.id.clone();
+    }
+}
+
+fn writer_options(options: &ExtractOptions, output: &Output) -> WriterOptions {
+    let mut encoder = output.encoder.clone();
+    encoder.sampling = format!("{}:{}", options.sampling, options.frames);
+    let usual = WriterOptions::new(encoder, output.tokens, output.dim, output.dtype);
     WriterOptions {
         rows_per_group: options.rows_per_group,
-        ..WriterOptions::new(encoder, tokens, dim, Dtype::F16)
+        shard_bytes: options.shard_bytes.unwrap_or(usual.shard_bytes),
+        ..usual
     }
 }
 

@@ -41,8 +41,11 @@ pub async fn send(
         }
         Some(Fault::Stall) => std::future::pending().await,
         Some(Fault::Error) => {
-            let code =
-                if shared.counts.faults.load(Ordering::Relaxed) % 2 == 0 { 500 } else { 503 };
+            let code = if shared.counts.faults.load(Ordering::Relaxed).is_multiple_of(2) {
+                500
+            } else {
+                503
+            };
             text(stream, request, code, "<Error><Code>SlowDown</Code></Error>").await?;
         }
         Some(Fault::Cut) | None => {
