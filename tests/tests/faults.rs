@@ -49,7 +49,7 @@ fn recipes_with_mistakes_name_the_place() -> Result<()> {
         ("input: all", "input: al", &["al", "all"][..]),
     ] {
         let workspace = Workspace::new()?;
-        edit(&workspace.recipe(), from, to)?;
+        edit(workspace.recipe(), from, to)?;
         expect(&mut workspace.launch("refused", &[])?, 2, words).context(to)?;
         ensure!(!workspace.path("refused/checkpoints").exists());
     }

@@ -87,6 +87,7 @@ impl Folder {
             image_size: 32,
             sampling: "middle:4".into(),
             question_conditioned: false,
+            config: String::new(),
         };
         let options = WriterOptions {
             rows_per_group: Some(2),

@@ -13,6 +13,7 @@ fn encoder() -> Encoder {
         image_size: 224,
         sampling: "middle:4".into(),
         question_conditioned: false,
+        config: String::new(),
     }
 }
 

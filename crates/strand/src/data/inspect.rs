@@ -52,7 +52,7 @@ fn show(text: &str, document: &impl Serialize, talk: &Talk) -> anyhow::Result<()
 
 fn render(found: &Inspection) -> String {
     let Inspection { url, id, num_rows, num_shards, num_groups, tokens, dim, dtype, .. } = found;
-    let Encoder { kind, hash, image_size, sampling, question_conditioned } = &found.encoder;
+    let Encoder { kind, hash, image_size, sampling, question_conditioned, config } = &found.encoder;
     let [least, most] = found.frames;
     let conditioned = if *question_conditioned { ", of each question" } else { "" };
     let between = |[least, most]: [u64; 2]| format!("{} to {}", bytes(least), bytes(most));
@@ -64,6 +64,7 @@ fn render(found: &Inspection) -> String {
             "encoder",
             format!("{kind} {hash}, image size {image_size}, sampling {sampling}{conditioned}"),
         ),
+        ("encoder's config", if config.is_empty() { "-".to_owned() } else { config.clone() }),
         ("size", bytes(found.bytes)),
         ("shards", between(found.shard_bytes)),
         ("row groups", between(found.group_bytes)),
