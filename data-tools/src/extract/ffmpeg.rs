@@ -146,11 +146,14 @@ mod tests {
     use super::*;
 
     fn program(script: &str) -> (tempfile::TempDir, Ffmpeg) {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("ffmpeg");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, program) = (folder.path().join("script"), folder.path().join("ffmpeg"));
+        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Another process writes the program: a descriptor of ours, inherited by a process that another test is
+        // starting, would make it "text file busy".
+        let mut install = std::process::Command::new("install");
+        let installed = install.args(["-m", "755"]).args([&text, &program]).status().unwrap();
+        assert!(installed.success());
         let limit = Duration::from_millis(500);
         (folder, Ffmpeg { program, limit })
     }
