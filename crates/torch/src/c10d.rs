@@ -143,11 +143,6 @@ impl ProcessGroup {
         Ok(ProcessGroup(group))
     }
 
-    /// Keeps the group, its threads and connections until the process ends.
-    pub fn leak(&self) {
-        std::mem::forget(self.0.clone());
-    }
-
     /// Starts reducing `tensor` over the ranks, in place.
     ///
     /// # Errors

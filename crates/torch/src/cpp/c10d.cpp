@@ -1,5 +1,7 @@
 #include "c10d.h"
 
+#include <mutex>
+
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -25,12 +27,6 @@ class Work {
 
 namespace {
 
-std::shared_ptr<Work> wrap(c10::intrusive_ptr<c10d::Work> work) {
-  auto result = std::make_shared<Work>();
-  result->inner = std::move(work);
-  return result;
-}
-
 c10d::ReduceOp reduce_op(uint8_t op) {
   switch (op) {
     case 0:
@@ -41,6 +37,18 @@ c10d::ReduceOp reduce_op(uint8_t op) {
       return c10d::ReduceOp::MIN;
   }
   throw std::invalid_argument("reduce operation " + std::to_string(op) + " is unknown");
+}
+
+// Starts a collective. One at a time: c10d enters each in a flight recorder that all groups of the process share, and
+// notes a group that is new there before it takes the recorder's mutex (FlightRecorderDetail.hpp of 2.11.0), so two
+// groups that begin on two threads corrupt its map.
+template <typename Begin>
+std::shared_ptr<Work> start(Begin begin) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto work = std::make_shared<Work>();
+  work->inner = begin();
+  return work;
 }
 
 } // namespace
@@ -90,13 +98,13 @@ std::shared_ptr<Work> all_reduce(const ProcessGroup& group, const at::Tensor& te
   std::vector<at::Tensor> tensors{tensor};
   c10d::AllreduceOptions options;
   options.reduceOp = reduce_op(op);
-  return wrap(group.inner->allreduce(tensors, options));
+  return start([&] { return group.inner->allreduce(tensors, options); });
 }
 
 std::shared_ptr<Work> all_gather(const ProcessGroup& group, const at::Tensor& output, const at::Tensor& input) {
   at::Tensor out = output;
   at::Tensor in = input;
-  return wrap(group.inner->_allgather_base(out, in));
+  return start([&] { return group.inner->_allgather_base(out, in); });
 }
 
 std::shared_ptr<Work> reduce_scatter(const ProcessGroup& group, const at::Tensor& output, const at::Tensor& input, uint8_t op) {
@@ -104,18 +112,18 @@ std::shared_ptr<Work> reduce_scatter(const ProcessGroup& group, const at::Tensor
   at::Tensor in = input;
   c10d::ReduceScatterOptions options;
   options.reduceOp = reduce_op(op);
-  return wrap(group.inner->_reduce_scatter_base(out, in, options));
+  return start([&] { return group.inner->_reduce_scatter_base(out, in, options); });
 }
 
 std::shared_ptr<Work> broadcast(const ProcessGroup& group, const at::Tensor& tensor, int32_t root) {
   std::vector<at::Tensor> tensors{tensor};
   c10d::BroadcastOptions options;
   options.rootRank = root;
-  return wrap(group.inner->broadcast(tensors, options));
+  return start([&] { return group.inner->broadcast(tensors, options); });
 }
 
 std::shared_ptr<Work> barrier(const ProcessGroup& group) {
-  return wrap(group.inner->barrier());
+  return start([&] { return group.inner->barrier(); });
 }
 
 void wait(const Work& work, int64_t timeout_ms) {
