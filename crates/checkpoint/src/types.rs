@@ -41,8 +41,9 @@ impl fmt::Display for Kind {
 /// The type of a tensor's values, stored little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum Dtype {
+    /// 8 bytes.
+    F64,
     /// 4 bytes.
     F32,
     /// 2 bytes, the upper half of an F32.
@@ -55,6 +56,7 @@ impl Dtype {
     /// Bytes of one value.
     pub fn bytes(self) -> u64 {
         match self {
+            Dtype::F64 => 8,
             Dtype::F32 => 4,
             Dtype::Bf16 | Dtype::F16 => 2,
         }
@@ -62,6 +64,7 @@ impl Dtype {
 
     pub(crate) fn safetensors(self) -> safetensors::Dtype {
         match self {
+            Dtype::F64 => safetensors::Dtype::F64,
             Dtype::F32 => safetensors::Dtype::F32,
             Dtype::Bf16 => safetensors::Dtype::BF16,
             Dtype::F16 => safetensors::Dtype::F16,

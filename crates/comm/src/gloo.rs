@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strand_torch::{ProcessGroup, ReduceOp, Store, Work};
 use tch::Tensor;
@@ -49,21 +49,44 @@ pub fn join_gloo(
     let store = Store::tcp(host, *port, *listen_fd, rank == 0, join_timeout)
         .map_err(|e| join_error("store", rank, world, e.into()))?;
     let store = Arc::new(store);
-    Mesh::build(rank, world, dp, tp, |name, rank, members| {
+    let serves_store = rank == 0;
+    let mut groups: Vec<Arc<ProcessGroup>> = Vec::new();
+    let mesh = Mesh::build(rank, world, dp, tp, |name, rank, members| {
         let size = members.len();
         if size == 1 {
             return Ok(Group::single(name));
         }
-        let group = ProcessGroup::gloo(&store, name, host, (rank, size), join_timeout, timeout)
+        let group = ProcessGroup::gloo(&store, name, host, (rank, size), join_timeout)
             .map_err(|e| join_error(name, rank, size, e.into()))?;
-        let backend = Gloo { group, store: Arc::clone(&store), name: name.into(), rank, size };
+        let group = Arc::new(group);
+        groups.push(Arc::clone(&group));
+        let store = Arc::clone(&store);
+        let backend = Gloo { group, store, serves_store, name: name.into(), rank, size };
         Ok(Group::new(name, rank, size, timeout, Box::new(backend)))
-    })
+    })?;
+    settle(&groups, join_timeout, timeout)
+        .map_err(|e| join_error("world", rank, world, e.into()))?;
+    Ok(mesh)
+}
+
+/// Waits until every rank has all of its groups (the first is the world): one that left before would take the store and
+/// its ends of the connections along. From then on `timeout` holds.
+fn settle(
+    groups: &[Arc<ProcessGroup>],
+    join_timeout: Duration,
+    timeout: Duration,
+) -> Result<(), strand_torch::Error> {
+    if let Some(world) = groups.first() {
+        world.barrier()?.wait(join_timeout)?;
+    }
+    groups.iter().try_for_each(|group| group.set_timeout(timeout))
 }
 
 struct Gloo {
-    group: ProcessGroup,
+    group: Arc<ProcessGroup>,
     store: Arc<Store>,
+    /// Whether the store ends with this rank.
+    serves_store: bool,
     name: String,
     rank: usize,
     size: usize,
@@ -71,10 +94,26 @@ struct Gloo {
 
 impl Gloo {
     /// How long a rank waits for the others' word after a failure.
-    const DIAGNOSIS: Duration = Duration::from_secs(2);
+    const DIAGNOSIS: Duration = Duration::from_secs(5);
 
-    fn stall_key(&self, rank: usize, sequence: u64) -> String {
-        format!("stall/{}/{sequence}/{rank}", self.name)
+    fn stall_key(&self, word: &str, sequence: u64, rank: usize) -> String {
+        format!("stall/{}/{sequence}/{word}/{rank}", self.name)
+    }
+
+    /// The ranks that have not said a word of a stalled collective.
+    fn silent(&self, word: &str, sequence: u64) -> Vec<usize> {
+        let has_not = |&rank: &usize| {
+            matches!(self.store.has(&self.stall_key(word, sequence, rank)), Ok(false))
+        };
+        (0..self.size).filter(has_not).collect()
+    }
+
+    /// Keeps the store until the ranks that are there have read what they came for.
+    fn outlast(&self, sequence: u64, missing: &[usize]) {
+        let end = Instant::now() + Self::DIAGNOSIS;
+        while Instant::now() < end && self.silent("read", sequence) != missing {
+            sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -110,13 +149,16 @@ impl Backend for Gloo {
 
     fn missing_ranks(&self, sequence: u64) -> Vec<usize> {
         // The store may be gone with rank 0; then nothing can be said about the others.
-        if self.store.set(&self.stall_key(self.rank, sequence), b"here").is_err() {
+        if self.store.set(&self.stall_key("here", sequence, self.rank), b"").is_err() {
             return Vec::new();
         }
         sleep(Self::DIAGNOSIS);
-        (0..self.size)
-            .filter(|&rank| matches!(self.store.has(&self.stall_key(rank, sequence)), Ok(false)))
-            .collect()
+        let missing = self.silent("here", sequence);
+        let told = self.store.set(&self.stall_key("read", sequence, self.rank), b"");
+        if self.serves_store && told.is_ok() {
+            self.outlast(sequence, &missing);
+        }
+        missing
     }
 }
 

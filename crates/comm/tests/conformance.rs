@@ -120,7 +120,7 @@ fn several_collectives_may_be_under_way() {
 fn stall(mesh: &Mesh) {
     mesh.world.barrier().unwrap();
     if mesh.world.rank() == 1 {
-        thread::sleep(Duration::from_secs(5));
+        thread::sleep(Duration::from_secs(8));
         return;
     }
     let tensor = filled(1.0, Kind::Float);

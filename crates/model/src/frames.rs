@@ -1,11 +1,12 @@
 //! From frames to visual tokens: the three video inputs.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::{Config, VideoInput};
 use crate::error::ModelError;
 use crate::llama::linear;
 use crate::parameter::Parameters;
+use crate::precision::wide;
 
 /// Indices of `local` frames among `frames`: `int(s/2 + round_half_even(s·i))` with s = frames ÷ local, at most frames − 1.
 pub fn local_frame_indices(frames: i64, local: i64) -> Vec<i64> {
@@ -84,7 +85,7 @@ impl Adapter {
 }
 
 fn mean_over_frames(x: &Tensor) -> Tensor {
-    x.mean_dim(1, false, Kind::Float).to_kind(x.kind())
+    x.mean_dim(1, false, wide(x.kind())).to_kind(x.kind())
 }
 
 fn no_adapter() -> ModelError {

@@ -27,19 +27,19 @@ struct Spec {
 }
 
 /// Draws all parameters and cuts each to the part of `tp_rank`. `draws` gives each name its own generator, so that the
-/// values do not depend on the layout.
+/// values do not depend on the layout. They are drawn in fp32 and then brought to `kind`.
 pub fn fresh(
     config: &Config,
     std: f64,
     tp_rank: i64,
     tp: i64,
-    device: Device,
+    (kind, device): (Kind, Device),
     draws: impl Fn(&str) -> ChaCha8Rng,
 ) -> Result<Parameters, ModelError> {
     config.check(tp)?;
     let mut parameters = Parameters::default();
     for spec in specs(config, tp) {
-        let value = fill(&spec, std, draws(&spec.name))?.to_device(device);
+        let value = fill(&spec, std, draws(&spec.name))?.to_kind(kind).to_device(device);
         parameters.insert(Parameter::cut(&spec.name, &value, spec.partition, tp_rank, tp));
     }
     Ok(parameters)

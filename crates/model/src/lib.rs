@@ -13,6 +13,7 @@ mod lm_loss;
 mod mvm;
 mod parallel;
 mod parameter;
+mod precision;
 mod rope;
 mod video_lm;
 

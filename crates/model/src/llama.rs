@@ -1,12 +1,13 @@
 //! LLaMA's transformer (arXiv 2302.13971) with grouped-query attention, tensor-parallel.
 
 use strand_comm::Group;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::parallel::{copy_to_ranks, sum_of_ranks};
 use crate::parameter::Parameters;
+use crate::precision::wide;
 use crate::rope::Rope;
 
 /// The layers and the final norm: hidden states in, hidden states out.
@@ -157,7 +158,7 @@ impl Mlp {
     }
 }
 
-/// RMSNorm (arXiv 1910.07467), in fp32 whatever the compute type.
+/// RMSNorm (arXiv 1910.07467), in fp32 at least.
 struct RmsNorm {
     weight: Tensor,
     eps: f64,
@@ -169,9 +170,9 @@ impl RmsNorm {
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        let wide = x.to_kind(Kind::Float);
-        let mean_square = wide.square().mean_dim(-1, true, Kind::Float);
-        (&wide * (mean_square + self.eps).rsqrt() * &self.weight).to_kind(x.kind())
+        let x_wide = x.to_kind(wide(x.kind()));
+        let mean_square = x_wide.square().mean_dim(-1, true, x_wide.kind());
+        (&x_wide * (mean_square + self.eps).rsqrt() * &self.weight).to_kind(x.kind())
     }
 }
 

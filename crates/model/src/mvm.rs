@@ -1,10 +1,11 @@
 //! Masked video modelling: the masked pass predicts the hidden states of the unmasked one.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::ModelError;
 use crate::frames::affine;
 use crate::parameter::Parameters;
+use crate::precision::wide;
 
 /// Linear and LayerNorm on the student's side.
 pub struct Decoder {
@@ -23,23 +24,24 @@ impl Decoder {
         })
     }
 
-    /// `[n, hidden]` → `[n, hidden]` in fp32.
+    /// `[n, hidden]` → `[n, hidden]` in fp32, or fp64 where `x` is.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (weight, bias) = (&self.norm.0, &self.norm.1);
-        let x = affine(x, &self.head.0, &self.head.1).to_kind(Kind::Float);
+        let x = affine(x, &self.head.0, &self.head.1).to_kind(wide(x.kind()));
         x.layer_norm(weight.size(), Some(weight), Some(bias), Self::EPS, true)
     }
 }
 
 /// Sum over the rows of 2 − 2·cos(student, teacher): the squared distance of unit vectors.
 pub fn distance_sum(student: &Tensor, teacher: &Tensor) -> Tensor {
-    let student = unit(&student.to_kind(Kind::Float));
-    let teacher = unit(&teacher.to_kind(Kind::Float));
-    (student - teacher).square().sum(Kind::Float)
+    let kind = wide(student.kind());
+    let student = unit(&student.to_kind(kind));
+    let teacher = unit(&teacher.to_kind(kind));
+    (student - teacher).square().sum(kind)
 }
 
 fn unit(x: &Tensor) -> Tensor {
-    let norm = x.square().sum_dim_intlist(-1, true, Kind::Float).sqrt();
+    let norm = x.square().sum_dim_intlist(-1, true, x.kind()).sqrt();
     // The same floor as torch.nn.functional.normalize.
     x / norm.clamp_min(1e-12)
 }

@@ -2,9 +2,10 @@
 
 use strand_comm::{Group, ReduceOp};
 use strand_torch::with_backward;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::ModelError;
+use crate::precision::wide;
 
 /// Identity forward, all-reduce backward: what enters a column-parallel layer.
 pub fn copy_to_ranks(x: &Tensor, tp: &Group) -> Result<Tensor, ModelError> {
@@ -62,12 +63,13 @@ pub fn cross_entropy(
     num_columns: i64,
     tp: &Group,
 ) -> Result<Tensor, ModelError> {
-    let logits = logits.to_kind(Kind::Float);
+    let logits = logits.to_kind(wide(logits.kind()));
     let padding = logits.size()[1] - num_columns;
     let logits = if padding == 0 { logits } else { mask_end(&logits, num_columns, padding) };
     let greatest = max_of_ranks(&logits.detach().amax(1, false), tp)?;
     let shifted = logits - greatest.unsqueeze(1);
-    let log_total = sum_of_ranks(&shifted.exp().sum_dim_intlist(1, false, Kind::Float), tp)?.log();
+    let log_total =
+        sum_of_ranks(&shifted.exp().sum_dim_intlist(1, false, shifted.kind()), tp)?.log();
     let (local, outside) = local_ids(targets, first, shifted.size()[1]);
     let target = shifted.gather(1, &local.unsqueeze(1), false).squeeze_dim(1);
     let target = sum_of_ranks(&target.masked_fill(&outside, 0.0), tp)?;
@@ -77,7 +79,7 @@ pub fn cross_entropy(
 fn mask_end(logits: &Tensor, num_columns: i64, padding: i64) -> Tensor {
     let real = logits.narrow(1, 0, num_columns);
     // Not −∞: a rank whose columns are all padding would compute ∞ − ∞.
-    let never = Tensor::full([real.size()[0], padding], -1e30, (Kind::Float, real.device()));
+    let never = Tensor::full([real.size()[0], padding], -1e30, (real.kind(), real.device()));
     Tensor::cat(&[real, never], 1)
 }
 

@@ -52,7 +52,8 @@ pub struct VideoLm {
 }
 
 impl VideoLm {
-    /// A model with freshly drawn weights; `draws` gives each parameter's name a generator of its own.
+    /// A model with freshly drawn weights; `draws` gives each parameter's name a generator of its own. They are kept in
+    /// `kind`: fp32, or fp64 to tell rounding from mistakes.
     ///
     /// # Errors
     /// The sizes do not fit each other or the tensor-parallel size.
@@ -60,11 +61,11 @@ impl VideoLm {
         config: Config,
         init_std: f64,
         tp: &Group,
-        device: Device,
+        (kind, device): (Kind, Device),
         draws: impl Fn(&str) -> ChaCha8Rng,
     ) -> Result<VideoLm, ModelError> {
         let (rank, size) = (tp.rank() as i64, tp.size() as i64);
-        let parameters = init::fresh(&config, init_std, rank, size, device, draws)?;
+        let parameters = init::fresh(&config, init_std, rank, size, (kind, device), draws)?;
         Ok(VideoLm {
             embed_tokens: parameters.handle("model.embed_tokens.weight")?,
             frames: FrameEncoder::new(&config, &parameters)?,

@@ -142,6 +142,9 @@ pub enum Precision {
     Fp32,
     /// bfloat16 compute over fp32 weights.
     Bf16,
+    /// 64-bit floats, weights and moments too: for comparing layouts or changes of the code, where rounding would hide
+    /// what differs.
+    Fp64,
 }
 
 /// Samples per optimizer step.

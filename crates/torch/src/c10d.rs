@@ -34,9 +34,9 @@ mod ffi {
             host: &str,
             rank: i32,
             size: i32,
-            join_timeout_ms: i64,
             timeout_ms: i64,
         ) -> Result<SharedPtr<ProcessGroup>>;
+        fn set_timeout(group: &ProcessGroup, timeout_ms: i64) -> Result<()>;
         fn all_reduce(group: &ProcessGroup, tensor: &Tensor, op: u8) -> Result<SharedPtr<Work>>;
         fn all_gather(
             group: &ProcessGroup,
@@ -124,23 +124,28 @@ unsafe impl Send for ProcessGroup {}
 unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
-    /// Joins the group `name` as `rank` of `size`, with connections on the interface of `host`. Afterwards a collective
-    /// may take `timeout`.
+    /// Joins the group `name` as `rank` of `size`, with connections on the interface of `host`. Meeting the others and
+    /// each collective may take `timeout`.
     ///
     /// # Errors
-    /// Not all ranks have come within `join_timeout`.
+    /// Not all ranks have come within `timeout`.
     pub fn gloo(
         store: &Store,
         name: &str,
         host: &str,
         (rank, size): (usize, usize),
-        join_timeout: Duration,
         timeout: Duration,
     ) -> Result<ProcessGroup, Error> {
         let (rank, size) = (rank as i32, size as i32);
-        let (join_timeout, timeout) = (millis(join_timeout), millis(timeout));
-        let group = ffi::gloo_group(&store.0, name, host, rank, size, join_timeout, timeout)?;
-        Ok(ProcessGroup(group))
+        Ok(ProcessGroup(ffi::gloo_group(&store.0, name, host, rank, size, millis(timeout))?))
+    }
+
+    /// How long a collective may take from now on.
+    ///
+    /// # Errors
+    /// libtorch's own.
+    pub fn set_timeout(&self, timeout: Duration) -> Result<(), Error> {
+        Ok(ffi::set_timeout(&self.0, millis(timeout))?)
     }
 
     /// Starts reducing `tensor` over the ranks, in place.

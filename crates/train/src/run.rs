@@ -308,6 +308,7 @@ impl<'a> Run<'a> {
         let kind = match self.settings.recipe.precision {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp64 => Kind::Double,
         };
         let mvm = plan.stage.mvm.filter(|_| training).map(|mvm| mvm.decoder);
         strand_model::Pass { input: crate::config::video_input(&plan.stage.video), mvm, kind }
@@ -333,5 +334,9 @@ fn open_prompter(recipe: &Recipe, handle: &Handle) -> Result<Prompter, TrainErro
 
 fn fresh_model(config: Config, recipe: &Recipe, mesh: &Mesh) -> Result<VideoLm, TrainError> {
     let draws = |name: &str| draw(recipe.seed, 0, name, "initial weights");
-    Ok(VideoLm::fresh(config, recipe.model.init_std, &mesh.tp, Device::Cpu, draws)?)
+    let kind = match recipe.precision {
+        Precision::Fp32 | Precision::Bf16 => Kind::Float,
+        Precision::Fp64 => Kind::Double,
+    };
+    Ok(VideoLm::fresh(config, recipe.model.init_std, &mesh.tp, (kind, Device::Cpu), draws)?)
 }

@@ -36,12 +36,13 @@ fn is_writer(index: usize, parameter: &Parameter, mesh: &Mesh) -> bool {
 
 fn piece(parameter: &Parameter, kind: Kind, tensor: &Tensor) -> Result<Piece, TrainError> {
     let part = parameter.unpadded(&tensor.detach()).contiguous();
-    let mut data = vec![0; part.numel() * Dtype::F32.bytes() as usize];
+    let dtype = if part.kind() == tch::Kind::Double { Dtype::F64 } else { Dtype::F32 };
+    let mut data = vec![0; part.numel() * dtype.bytes() as usize];
     part.view(-1).f_copy_data_u8(&mut data, part.numel()).map_err(TrainError::Tensor)?;
     Ok(Piece {
         name: parameter.name.clone(),
         kind,
-        dtype: Dtype::F32,
+        dtype,
         shape: unsigned(&parameter.shape),
         offset: unsigned(&parameter.slice.offset),
         extent: unsigned(&parameter.slice.extent),
@@ -110,12 +111,24 @@ fn load(
     }
     let (offset, extent) = (unsigned(&parameter.slice.offset), unsigned(&parameter.slice.extent));
     check_shape(parameter, kind, reader)?;
+    let stored = reader.manifest().tensor(&parameter.name, kind).map(|stored| stored.dtype);
     let bytes = handle.block_on(reader.read_slice(&parameter.name, kind, &offset, &extent))?;
-    let values = Tensor::f_from_data_size(&bytes, &parameter.slice.extent, tch::Kind::Float)
+    // A tensor that is not there has been reported by `read_slice`.
+    let stored = kind_of(stored.unwrap_or(Dtype::F32));
+    let values = Tensor::f_from_data_size(&bytes, &parameter.slice.extent, stored)
         .map_err(TrainError::Tensor)?;
     tch::no_grad(|| {
         parameter.unpadded(&tensor.detach()).f_copy_(&values).map_err(TrainError::Tensor)
     })
+}
+
+fn kind_of(dtype: Dtype) -> tch::Kind {
+    match dtype {
+        Dtype::F64 => tch::Kind::Double,
+        Dtype::F32 => tch::Kind::Float,
+        Dtype::Bf16 => tch::Kind::BFloat16,
+        Dtype::F16 => tch::Kind::Half,
+    }
 }
 
 fn check_shape(parameter: &Parameter, kind: Kind, reader: &Reader) -> Result<(), TrainError> {

@@ -3,7 +3,7 @@
 use strand_comm::{Group, Mesh, ReduceOp};
 use strand_model::{Parameter, Pass, Sample, VideoLm};
 use strand_recipe::{Stage, VideoInput};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::TrainError;
 use crate::optimizer::{AdamW, squares};
@@ -167,7 +167,7 @@ pub fn gradients(
         let losses = model.losses(samples, pass)?;
         let labels = losses.lm.size()[0];
         let (lm_divisor, mvm_divisor) = divisors(objective, &counts, labels, losses.num_compared);
-        let lm = losses.lm.sum(Kind::Float) / lm_divisor;
+        let lm = losses.lm.sum(losses.lm.kind()) / lm_divisor;
         let mvm = losses.mvm_sum.map(|sum| sum / mvm_divisor);
         let total = match &mvm {
             Some(mvm) => &lm + mvm * objective.mvm_weight,

@@ -74,7 +74,7 @@ fn on_threads(
 
 fn model(case: &Case, mesh: &Mesh) -> Result<VideoLm> {
     let draws = |_: &str| ChaCha8Rng::seed_from_u64(0);
-    let model = VideoLm::fresh(case.config()?, 0.02, &mesh.tp, Device::Cpu, draws)?;
+    let model = VideoLm::fresh(case.config()?, 0.02, &mesh.tp, (Kind::Float, Device::Cpu), draws)?;
     for parameter in model.parameters().iter() {
         let whole = case.tensor(&format!("weight.{}", parameter.name))?;
         let part = parameter.unpadded(&parameter.tensor.detach());

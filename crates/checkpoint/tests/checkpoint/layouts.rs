@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 fn tensor() -> impl Strategy<Value = (Whole, usize)> {
     const KINDS: &[Kind] = &[Kind::Parameter, Kind::ExpAvg, Kind::ExpAvgSq, Kind::Master];
-    const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
+    const DTYPES: &[Dtype] = &[Dtype::F64, Dtype::F32, Dtype::Bf16, Dtype::F16];
     let shape = prop::collection::vec(1u64..9, 0..4);
     let (kind, dtype) = (prop::sample::select(KINDS), prop::sample::select(DTYPES));
     (shape, kind, dtype, 0usize..3).prop_map(|(shape, kind, dtype, axis)| {

@@ -83,15 +83,18 @@ bool store_has(const Store& store, rust::Str key) {
   return store.inner->check({std::string(key)});
 }
 
-std::shared_ptr<ProcessGroup> gloo_group(const Store& store, rust::Str name, rust::Str host, int32_t rank, int32_t size, int64_t join_timeout_ms, int64_t timeout_ms) {
+std::shared_ptr<ProcessGroup> gloo_group(const Store& store, rust::Str name, rust::Str host, int32_t rank, int32_t size, int64_t timeout_ms) {
   auto options = c10d::ProcessGroupGloo::Options::create();
-  options->timeout = std::chrono::milliseconds(join_timeout_ms);
+  options->timeout = std::chrono::milliseconds(timeout_ms);
   options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(std::string(host)));
   auto prefixed = c10::make_intrusive<c10d::PrefixStore>(std::string(name), store.inner);
   auto group = std::make_shared<ProcessGroup>();
   group->inner = c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, rank, size, options);
-  group->inner->setTimeout(std::chrono::milliseconds(timeout_ms));
   return group;
+}
+
+void set_timeout(const ProcessGroup& group, int64_t timeout_ms) {
+  group.inner->setTimeout(std::chrono::milliseconds(timeout_ms));
 }
 
 std::shared_ptr<Work> all_reduce(const ProcessGroup& group, const at::Tensor& tensor, uint8_t op) {

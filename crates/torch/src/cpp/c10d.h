@@ -14,7 +14,8 @@ void store_set(const Store& store, rust::Str key, rust::Slice<const uint8_t> val
 rust::Vec<uint8_t> store_get(const Store& store, rust::Str key);
 bool store_has(const Store& store, rust::Str key);
 
-std::shared_ptr<ProcessGroup> gloo_group(const Store& store, rust::Str name, rust::Str host, int32_t rank, int32_t size, int64_t join_timeout_ms, int64_t timeout_ms);
+std::shared_ptr<ProcessGroup> gloo_group(const Store& store, rust::Str name, rust::Str host, int32_t rank, int32_t size, int64_t timeout_ms);
+void set_timeout(const ProcessGroup& group, int64_t timeout_ms);
 
 std::shared_ptr<Work> all_reduce(const ProcessGroup& group, const at::Tensor& tensor, uint8_t op);
 std::shared_ptr<Work> all_gather(const ProcessGroup& group, const at::Tensor& output, const at::Tensor& input);
