@@ -37,6 +37,10 @@ pub struct Config {
     /// Pad the vocabulary to a multiple of the tensor-parallel size.
     #[serde(default = "yes")]
     pub pad_vocab: bool,
+    /// Slices along which sums over tensor-parallel ranks are taken, so that layouts of up to so many ranks agree to the
+    /// bit; none where they need not.
+    #[serde(default)]
+    pub exact_tp: Option<i64>,
 }
 
 fn unlimited() -> usize {
@@ -69,7 +73,8 @@ impl Config {
 
     /// Rows of the embedding with padding, over `tp` ranks.
     pub fn padded_vocab(&self, tp: i64) -> i64 {
-        if self.pad_vocab { (self.vocab_size + tp - 1) / tp * tp } else { self.vocab_size }
+        let parts = self.exact_tp.unwrap_or(tp);
+        if self.pad_vocab { (self.vocab_size + parts - 1) / parts * parts } else { self.vocab_size }
     }
 
     /// Whether key and value heads are fewer than the ranks, so that several ranks share one.
@@ -82,6 +87,19 @@ impl Config {
     /// # Errors
     /// The first size that does not.
     pub fn check(&self, tp: i64) -> Result<(), ModelError> {
+        let Some(slices) = self.exact_tp else { return self.check_split(tp) };
+        if slices < 1 || slices.count_ones() != 1 || slices % tp != 0 || self.replicates_kv(slices)
+        {
+            let text = format!(
+                "exact_tp {slices} is no power of two that tp {tp} divides and that {} key-value heads fill",
+                self.num_key_value_heads
+            );
+            return Err(ModelError::Config(text));
+        }
+        self.check_split(slices)
+    }
+
+    fn check_split(&self, tp: i64) -> Result<(), ModelError> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         if heads < 1 || self.hidden_size % heads != 0 || self.head_dim() % 2 != 0 {
             let text = format!(

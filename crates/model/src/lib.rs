@@ -15,6 +15,7 @@ mod parallel;
 mod parameter;
 mod precision;
 mod rope;
+mod slices;
 mod video_lm;
 
 pub use batch::Sample;

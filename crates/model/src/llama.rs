@@ -1,6 +1,5 @@
 //! LLaMA's transformer (arXiv 2302.13971) with grouped-query attention, tensor-parallel.
 
-use strand_comm::Group;
 use tch::Tensor;
 
 use crate::config::Config;
@@ -9,6 +8,7 @@ use crate::parallel::{copy_to_ranks, sum_of_ranks};
 use crate::parameter::Parameters;
 use crate::precision::wide;
 use crate::rope::Rope;
+use crate::slices::{Slices, tree_sum};
 
 /// The layers and the final norm: hidden states in, hidden states out.
 pub struct Llama {
@@ -19,8 +19,12 @@ pub struct Llama {
 }
 
 impl Llama {
-    pub fn new(config: &Config, parameters: &Parameters, tp: &Group) -> Result<Llama, ModelError> {
-        let layer = |i| Layer::new(config, parameters, &format!("model.layers.{i}"), tp);
+    pub fn new(
+        config: &Config,
+        parameters: &Parameters,
+        slices: &Slices,
+    ) -> Result<Llama, ModelError> {
+        let layer = |i| Layer::new(config, parameters, &format!("model.layers.{i}"), slices);
         Ok(Llama {
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
             norm: RmsNorm::new(parameters, "model.norm", config.rms_norm_eps)?,
@@ -54,14 +58,14 @@ impl Layer {
         config: &Config,
         parameters: &Parameters,
         name: &str,
-        tp: &Group,
+        slices: &Slices,
     ) -> Result<Layer, ModelError> {
         let norm = |part| RmsNorm::new(parameters, &format!("{name}.{part}"), config.rms_norm_eps);
         Ok(Layer {
             input_norm: norm("input_layernorm")?,
-            attention: Attention::new(config, parameters, &format!("{name}.self_attn"), tp)?,
+            attention: Attention::new(config, parameters, &format!("{name}.self_attn"), slices)?,
             post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::new(parameters, &format!("{name}.mlp"), tp)?,
+            mlp: Mlp::new(parameters, &format!("{name}.mlp"), slices)?,
         })
     }
 
@@ -81,7 +85,7 @@ struct Attention {
     head_dim: i64,
     /// Where ranks share key-value heads: the first row of this rank's head.
     shared_kv_row: Option<i64>,
-    tp: Group,
+    slices: Slices,
 }
 
 impl Attention {
@@ -89,10 +93,10 @@ impl Attention {
         config: &Config,
         parameters: &Parameters,
         name: &str,
-        tp: &Group,
+        slices: &Slices,
     ) -> Result<Attention, ModelError> {
         let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
-        let (rank, size) = (tp.rank() as i64, tp.size() as i64);
+        let (rank, size) = (slices.tp.rank() as i64, slices.tp.size() as i64);
         let shared_kv_row = config
             .replicates_kv(size)
             .then(|| rank * config.num_key_value_heads / size * config.head_dim());
@@ -103,32 +107,40 @@ impl Attention {
             o: weight("o")?,
             head_dim: config.head_dim(),
             shared_kv_row,
-            tp: tp.clone(),
+            slices: slices.clone(),
         })
     }
 
     fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor, ModelError> {
+        let slices = &self.slices;
+        let inputs = slices.fan_out(&copy_to_ranks(x, slices)?);
+        let (k, v) = (self.kv_weight(&self.k)?, self.kv_weight(&self.v)?);
+        let [q, k, v] = [&self.q, &k, &v].map(|weight| slices.cut(weight, 0));
+        let o = slices.cut(&self.o, 1);
+        let part = |(i, x): (usize, &Tensor)| self.slice(x, rope, [&q[i], &k[i], &v[i], &o[i]]);
+        let parts = inputs.iter().enumerate().map(part).collect();
+        sum_of_ranks(&tree_sum(parts), slices)
+    }
+
+    /// What the heads of one slice add to the output.
+    fn slice(&self, x: &Tensor, rope: &Rope, [q, k, v, o]: [&Tensor; 4]) -> Tensor {
         let (batch, length) = (x.size()[0], x.size()[1]);
-        let x = copy_to_ranks(x, &self.tp)?;
         let heads =
-            |w: &Tensor| linear(&x, w).view([batch, length, -1, self.head_dim]).transpose(1, 2);
-        let q = rope.turn(&heads(&self.q));
-        let k = rope.turn(&heads(&self.kv_weight(&self.k)?));
-        let v = heads(&self.kv_weight(&self.v)?);
+            |w: &Tensor| linear(x, w).view([batch, length, -1, self.head_dim]).transpose(1, 2);
+        let (q, k, v) = (rope.turn(&heads(q)), rope.turn(&heads(k)), heads(v));
         let repeats = q.size()[1] / k.size()[1];
         let (k, v) = (repeat_heads(&k, repeats), repeat_heads(&v, repeats));
         let out = Tensor::scaled_dot_product_attention::<Tensor>(
             &q, &k, &v, None, 0.0, true, None, false,
         );
-        let out = out.transpose(1, 2).reshape([batch, length, -1]);
-        sum_of_ranks(&linear(&out, &self.o), &self.tp)
+        linear(&out.transpose(1, 2).reshape([batch, length, -1]), o)
     }
 
     /// The weight of this rank's key or value heads. A shared head's gradient is the sum over all ranks.
     fn kv_weight(&self, weight: &Tensor) -> Result<Tensor, ModelError> {
         match self.shared_kv_row {
             None => Ok(weight.shallow_clone()),
-            Some(row) => Ok(copy_to_ranks(weight, &self.tp)?.narrow(0, row, self.head_dim)),
+            Some(row) => Ok(copy_to_ranks(weight, &self.slices)?.narrow(0, row, self.head_dim)),
         }
     }
 }
@@ -142,19 +154,26 @@ struct Mlp {
     gate: Tensor,
     up: Tensor,
     down: Tensor,
-    tp: Group,
+    slices: Slices,
 }
 
 impl Mlp {
-    fn new(parameters: &Parameters, name: &str, tp: &Group) -> Result<Mlp, ModelError> {
+    fn new(parameters: &Parameters, name: &str, slices: &Slices) -> Result<Mlp, ModelError> {
         let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
-        Ok(Mlp { gate: weight("gate")?, up: weight("up")?, down: weight("down")?, tp: tp.clone() })
+        let slices = slices.clone();
+        Ok(Mlp { gate: weight("gate")?, up: weight("up")?, down: weight("down")?, slices })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let x = copy_to_ranks(x, &self.tp)?;
-        let inner = linear(&x, &self.gate).silu() * linear(&x, &self.up);
-        sum_of_ranks(&linear(&inner, &self.down), &self.tp)
+        let slices = &self.slices;
+        let inputs = slices.fan_out(&copy_to_ranks(x, slices)?);
+        let [gate, up] = [&self.gate, &self.up].map(|weight| slices.cut(weight, 0));
+        let down = slices.cut(&self.down, 1);
+        let part = |(i, x): (usize, &Tensor)| {
+            linear(&(linear(x, &gate[i]).silu() * linear(x, &up[i])), &down[i])
+        };
+        let parts = inputs.iter().enumerate().map(part).collect();
+        sum_of_ranks(&tree_sum(parts), slices)
     }
 }
 

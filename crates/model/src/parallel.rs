@@ -6,26 +6,27 @@ use tch::Tensor;
 
 use crate::error::ModelError;
 use crate::precision::wide;
+use crate::slices::{Slices, tree_sum};
 
 /// Identity forward, all-reduce backward: what enters a column-parallel layer.
-pub fn copy_to_ranks(x: &Tensor, tp: &Group) -> Result<Tensor, ModelError> {
-    if tp.size() == 1 {
+pub fn copy_to_ranks(x: &Tensor, slices: &Slices) -> Result<Tensor, ModelError> {
+    if slices.tp.size() == 1 {
         return Ok(x.shallow_clone());
     }
-    let group = tp.clone();
+    let group = slices.clone();
     let backward = move |grad: Tensor| {
         let grad = grad.contiguous().copy();
-        sum_over(&group, grad).map_err(|e| strand_torch::Error::Backward(Box::new(e)))
+        group.all_reduce(grad).map_err(|e| strand_torch::Error::Backward(Box::new(e)))
     };
     Ok(with_backward(x, x, backward)?)
 }
 
 /// All-reduce forward, identity backward: what leaves a row-parallel layer.
-pub fn sum_of_ranks(x: &Tensor, tp: &Group) -> Result<Tensor, ModelError> {
-    if tp.size() == 1 {
+pub fn sum_of_ranks(x: &Tensor, slices: &Slices) -> Result<Tensor, ModelError> {
+    if slices.tp.size() == 1 {
         return Ok(x.shallow_clone());
     }
-    let total = sum_over(tp, x.detach().contiguous().copy())?;
+    let total = slices.all_reduce(x.detach().contiguous().copy())?;
     Ok(with_backward(x, &total, Ok)?)
 }
 
@@ -36,44 +37,64 @@ pub fn max_of_ranks(x: &Tensor, tp: &Group) -> Result<Tensor, ModelError> {
     Ok(greatest)
 }
 
-fn sum_over(group: &Group, tensor: Tensor) -> Result<Tensor, strand_comm::CommError> {
-    group.all_reduce(&tensor, ReduceOp::Sum)?.wait()?;
-    Ok(tensor)
-}
-
 /// The rows of a table that is split over the ranks: `ids` `[n]` → `[n, width]`.
 ///
 /// `weight` holds the rows from `first`; other ranks' rows count as zero before the sum.
-pub fn embed(ids: &Tensor, weight: &Tensor, first: i64, tp: &Group) -> Result<Tensor, ModelError> {
-    if tp.size() == 1 {
+pub fn embed(
+    ids: &Tensor,
+    weight: &Tensor,
+    first: i64,
+    slices: &Slices,
+) -> Result<Tensor, ModelError> {
+    if slices.tp.size() == 1 {
         return Ok(weight.index_select(0, ids));
     }
     let (local, outside) = local_ids(ids, first, weight.size()[0]);
     let rows = weight.index_select(0, &local).masked_fill(&outside.unsqueeze(1), 0.0);
-    sum_of_ranks(&rows, tp)
+    sum_of_ranks(&rows, slices)
 }
 
-/// Cross-entropy over logits whose columns are split over the ranks: `[n, columns]`, `targets` `[n]` → losses `[n]`.
-///
-/// `first` is this rank's first column, `num_columns` the number that are not padding.
+/// Logits of one slice of the vocabulary.
+pub struct Logits {
+    /// `[n, columns]`.
+    pub values: Tensor,
+    /// The first column among those of all slices.
+    pub first: i64,
+    /// Columns that are not padding.
+    pub num_columns: i64,
+}
+
+impl Logits {
+    /// In fp32 at least, padding out of the way.
+    fn widen(&self) -> Tensor {
+        let values = self.values.to_kind(wide(self.values.kind()));
+        let padding = values.size()[1] - self.num_columns;
+        if padding == 0 { values } else { mask_end(&values, self.num_columns, padding) }
+    }
+}
+
+/// Cross-entropy over logits whose columns are split over the ranks: this rank's slices, `targets` `[n]` → losses `[n]`.
 pub fn cross_entropy(
-    logits: &Tensor,
+    logits: &[Logits],
     targets: &Tensor,
-    first: i64,
-    num_columns: i64,
-    tp: &Group,
+    slices: &Slices,
 ) -> Result<Tensor, ModelError> {
-    let logits = logits.to_kind(wide(logits.kind()));
-    let padding = logits.size()[1] - num_columns;
-    let logits = if padding == 0 { logits } else { mask_end(&logits, num_columns, padding) };
-    let greatest = max_of_ranks(&logits.detach().amax(1, false), tp)?;
-    let shifted = logits - greatest.unsqueeze(1);
-    let log_total =
-        sum_of_ranks(&shifted.exp().sum_dim_intlist(1, false, shifted.kind()), tp)?.log();
+    let widened: Vec<Tensor> = logits.iter().map(Logits::widen).collect();
+    let greatest: Vec<Tensor> = widened.iter().map(|it| it.detach().amax(1, false)).collect();
+    let greatest = max_of_ranks(&Tensor::stack(&greatest, 0).amax(0, false), &slices.tp)?;
+    let shifted: Vec<Tensor> = widened.iter().map(|it| it - greatest.unsqueeze(1)).collect();
+    let totals = shifted.iter().map(|it| it.exp().sum_dim_intlist(1, false, it.kind())).collect();
+    let log_total = sum_of_ranks(&tree_sum(totals), slices)?.log();
+    let own = shifted.iter().zip(logits).map(|(it, part)| own_target(it, targets, part.first));
+    let target = sum_of_ranks(&tree_sum(own.collect()), slices)?;
+    Ok(log_total - target)
+}
+
+/// The target's logit where it is one of this slice's, else 0.
+fn own_target(shifted: &Tensor, targets: &Tensor, first: i64) -> Tensor {
     let (local, outside) = local_ids(targets, first, shifted.size()[1]);
     let target = shifted.gather(1, &local.unsqueeze(1), false).squeeze_dim(1);
-    let target = sum_of_ranks(&target.masked_fill(&outside, 0.0), tp)?;
-    Ok(log_total - target)
+    target.masked_fill(&outside, 0.0)
 }
 
 fn mask_end(logits: &Tensor, num_columns: i64, padding: i64) -> Tensor {

@@ -14,6 +14,7 @@ use crate::lm_loss::LmHead;
 use crate::mvm::{Decoder, distance_sum};
 use crate::parallel::embed;
 use crate::parameter::Parameters;
+use crate::slices::Slices;
 
 /// How a micro-batch goes through the model.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +48,7 @@ pub struct VideoLm {
     llama: Llama,
     lm_head: LmHead,
     decoder: Option<Decoder>,
-    tp: Group,
+    slices: Slices,
     device: Device,
 }
 
@@ -66,15 +67,16 @@ impl VideoLm {
     ) -> Result<VideoLm, ModelError> {
         let (rank, size) = (tp.rank() as i64, tp.size() as i64);
         let parameters = init::fresh(&config, init_std, rank, size, (kind, device), draws)?;
+        let slices = Slices::new(tp, config.exact_tp);
         Ok(VideoLm {
             embed_tokens: parameters.handle("model.embed_tokens.weight")?,
             frames: FrameEncoder::new(&config, &parameters)?,
-            llama: Llama::new(&config, &parameters, tp)?,
-            lm_head: LmHead::new(&config, &parameters, tp)?,
+            llama: Llama::new(&config, &parameters, &slices)?,
+            lm_head: LmHead::new(&config, &parameters, &slices)?,
             decoder: config.mvm_decoder.then(|| Decoder::new(&parameters)).transpose()?,
             config,
             parameters,
-            tp: tp.clone(),
+            slices,
             device,
         })
     }
@@ -116,9 +118,10 @@ impl VideoLm {
         layout: &Layout,
         pass: Pass,
     ) -> Result<Tensor, ModelError> {
-        let first = self.embed_tokens.size()[0] * self.tp.rank() as i64;
+        let first = self.embed_tokens.size()[0] * self.slices.tp.rank() as i64;
         let ids = self.indices(&layout.text_ids);
-        let mut rows = vec![embed(&ids, &self.embed_tokens, first, &self.tp)?.to_kind(pass.kind)];
+        let mut rows =
+            vec![embed(&ids, &self.embed_tokens, first, &self.slices)?.to_kind(pass.kind)];
         for group in &layout.groups {
             let features: Vec<&Tensor> = group.iter().map(|&i| &samples[i].features).collect();
             let features = Tensor::stack(&features, 0).to_device(self.device).to_kind(pass.kind);

@@ -38,6 +38,7 @@ impl Recipe {
         if tp == 0 {
             return;
         }
+        self.check_exact_tp(findings);
         divides("num_attention_heads", llama.num_attention_heads, tp, findings);
         divides("intermediate_size", llama.intermediate_size, tp, findings);
         if !self.parallel.pad_vocab {
@@ -52,6 +53,43 @@ impl Recipe {
         }
     }
 
+    fn check_exact_tp(&self, findings: &mut Findings) {
+        let Some(slices) = self.parallel.exact_tp else { return };
+        let (llama, tp) = (&self.model.llama, self.parallel.tp);
+        if !slices.is_power_of_two() || !slices.is_multiple_of(tp) {
+            let message = format!("{slices} is no power of two that parallel.tp = {tp} divides");
+            findings.error("parallel.exact_tp", message, None);
+            return;
+        }
+        let heads = key_value_heads(llama);
+        for (key, size) in [
+            ("model.llama.num_key_value_heads", heads),
+            ("model.llama.intermediate_size", llama.intermediate_size),
+        ] {
+            if !size.is_multiple_of(slices) {
+                let message = format!("{size} is not a multiple of parallel.exact_tp = {slices}");
+                findings.error(key, message, None);
+            }
+        }
+    }
+
+    /// Micro-batches that are the same samples on every layout.
+    fn check_exact_batch(&self, path: &str, batch: Batch, findings: &mut Findings) {
+        if self.parallel.exact_tp.is_none() {
+            return;
+        }
+        let dp = self.parallel.dp.unwrap_or(1);
+        let is_whole = |micro: usize| micro > 0 && batch.global.is_multiple_of(dp * micro);
+        if !batch.micro.is_some_and(is_whole) {
+            let message = format!(
+                "parallel.exact_tp needs micro-batches that divide every rank's share of {} samples",
+                batch.global
+            );
+            let hint = "global ÷ (the greatest dp) is a good size".to_owned();
+            findings.error(format!("{path}.micro"), message, Some(hint));
+        }
+    }
+
     pub(crate) fn check_batch(&self, path: &str, batch: Batch, findings: &mut Findings) {
         findings.positive(format!("{path}.global"), batch.global);
         let dp = self.parallel.dp.unwrap_or(1);
@@ -59,6 +97,7 @@ impl Recipe {
             let message = format!("{} samples cannot feed parallel.dp = {dp} ranks", batch.global);
             findings.error(format!("{path}.global"), message, None);
         }
+        self.check_exact_batch(path, batch, findings);
         let Some(micro) = batch.micro else { return };
         findings.positive(format!("{path}.micro"), micro);
         let share = batch.global.div_ceil(dp.max(1));
@@ -156,6 +195,8 @@ mod tests {
         }
         assert_eq!(found.len(), 4);
         assert_problem(&["parallel.tp=0"], "at least 1");
+        assert_problem(&["parallel.exact_tp=3"], "no power of two");
+        assert_problem(&["parallel.exact_tp=2"], "needs micro-batches");
         assert_eq!(problems(&["parallel.tp=4", "model.llama.num_key_value_heads=2"]), [""; 0]);
     }
 

@@ -125,11 +125,16 @@ pub struct Parallel {
     pub tp: usize,
     /// Pad the vocabulary to a multiple of tp. Where false, a vocabulary that tp does not divide is an error.
     pub pad_vocab: bool,
+    /// Same bits on every layout whose tp divides this power of two: sums are taken in the order of so many
+    /// tensor-parallel ranks, gradients are added in 64 bits, and a rank computes on one thread. Needs `batch.micro`, the
+    /// same on all layouts, and costs some speed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_tp: Option<usize>,
 }
 
 impl Default for Parallel {
     fn default() -> Self {
-        Parallel { dp: None, tp: 1, pad_vocab: true }
+        Parallel { dp: None, tp: 1, pad_vocab: true, exact_tp: None }
     }
 }
 

@@ -23,6 +23,7 @@ pub fn model_config(recipe: &Recipe) -> Config {
         adapter_size: recipe.model.adapter_size.map(|size| size as i64),
         mvm_decoder: recipe.stages.iter().any(|stage| stage.mvm.is_some_and(|mvm| mvm.decoder)),
         pad_vocab: recipe.parallel.pad_vocab,
+        exact_tp: recipe.parallel.exact_tp.map(|slices| slices as i64),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use strand_comm::{CommError, Group, Handle, ReduceOp};
 use strand_model::Parameter;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Values of one bucket: 25 MiB of fp32, as PyTorch's DDP has it.
 const BUCKET_VALUES: usize = 25 * 1024 * 1024 / 4;
@@ -23,13 +23,50 @@ pub fn zero_gradients<'a>(parameters: impl Iterator<Item = &'a Parameter>) {
 /// A collective failed.
 pub fn sum_gradients(parameters: &[&Parameter], dp: &Group) -> Result<(), CommError> {
     let gradients: Vec<Tensor> = parameters.iter().map(|p| gradient(p)).collect();
+    sum_in_buckets(&gradients, dp)
+}
+
+/// Gradients added over micro-batches and ranks in 64 bits. There a sum of 32-bit numbers is exact unless they lie 2²⁹
+/// apart, so it does not depend on who adds what first.
+pub struct ExactSums(Vec<Tensor>);
+
+impl ExactSums {
+    /// Zeros.
+    pub fn new(parameters: &[&Parameter]) -> ExactSums {
+        let zeros = |p: &&Parameter| p.tensor.detach().to_kind(Kind::Double).zeros_like();
+        ExactSums(parameters.iter().map(zeros).collect())
+    }
+
+    /// Takes a micro-batch's gradients over, and leaves zeros.
+    pub fn take(&mut self, parameters: &[&Parameter]) {
+        for (sum, parameter) in self.0.iter_mut().zip(parameters) {
+            let mut grad = parameter.tensor.grad();
+            if grad.defined() {
+                *sum += &grad;
+                let _ = grad.zero_();
+            }
+        }
+    }
+
+    /// Sums over `dp` and gives the gradients back.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn finish(self, parameters: &[&Parameter], dp: &Group) -> Result<(), CommError> {
+        sum_in_buckets(&self.0, dp)?;
+        for (sum, parameter) in self.0.iter().zip(parameters) {
+            gradient(parameter).copy_(sum);
+        }
+        Ok(())
+    }
+}
+
+fn sum_in_buckets(gradients: &[Tensor], dp: &Group) -> Result<(), CommError> {
     if dp.size() == 1 {
         return Ok(());
     }
-    let buckets: Vec<Bucket> = cut(&gradients)
-        .into_iter()
-        .map(|part| Bucket::start(part, dp))
-        .collect::<Result<_, _>>()?;
+    let buckets: Vec<Bucket> =
+        cut(gradients).into_iter().map(|part| Bucket::start(part, dp)).collect::<Result<_, _>>()?;
     buckets.into_iter().try_for_each(Bucket::finish)
 }
 
@@ -40,7 +77,7 @@ fn gradient(parameter: &Parameter) -> Tensor {
         return grad;
     }
     // The only way that libtorch's C interface has to set a gradient is to compute one.
-    (&parameter.tensor * 0.0).sum(tch::Kind::Float).backward();
+    (&parameter.tensor * 0.0).sum(Kind::Float).backward();
     parameter.tensor.grad()
 }
 

@@ -113,6 +113,7 @@ impl Run<'_> {
         Objective {
             mvm_weight: plan.stage.mvm.map_or(0.0, |mvm| mvm.weight),
             per_micro_batch: normalization == Normalization::PerMicroBatch,
+            exact_sums: self.settings.recipe.parallel.exact_tp.is_some(),
         }
     }
 

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use crate::error::TrainError;
 use crate::optimizer::{AdamW, squares};
-use crate::reduce::{sum_gradients, zero_gradients};
+use crate::reduce::{ExactSums, sum_gradients, zero_gradients};
 
 /// How the step's losses are weighted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Objective {
     pub mvm_weight: f64,
     /// Average over the whole step's tokens, or over each micro-batch's and then over micro-batches.
     pub per_micro_batch: bool,
+    /// Whether gradients are added in 64 bits, so that their sum does not depend on the layout.
+    pub exact_sums: bool,
 }
 
 /// What a step counts, over all data-parallel ranks.
@@ -163,6 +165,7 @@ pub fn gradients(
     zero_gradients(trained.iter().copied());
     let counts = Counts::local(micro_batches, pass).summed(&mesh.dp)?;
     let mut sums = [0.0; 2];
+    let mut exact = objective.exact_sums.then(|| ExactSums::new(&trained));
     for samples in micro_batches.iter().filter(|samples| !samples.is_empty()) {
         let losses = model.losses(samples, pass)?;
         let labels = losses.lm.size()[0];
@@ -176,10 +179,16 @@ pub fn gradients(
         total
             .f_backward()
             .map_err(|source| TrainError::Backward { in_collective: mesh.has_failed(), source })?;
+        if let Some(exact) = &mut exact {
+            exact.take(&trained);
+        }
         sums[0] += lm.double_value(&[]);
         sums[1] += mvm.map_or(0.0, |mvm| mvm.double_value(&[]));
     }
-    sum_gradients(&trained, &mesh.dp)?;
+    match exact {
+        Some(exact) => exact.finish(&trained, &mesh.dp)?,
+        None => sum_gradients(&trained, &mesh.dp)?,
+    }
     step_losses(sums, counts, objective, mesh)
 }
 

@@ -101,10 +101,14 @@ fn run(env: &RankEnv, reporter: &Reporter) -> Result<Outcome, RankFailure> {
     Ok(strand_train::run(&settings, &mesh, &mut observer)?)
 }
 
-/// Compute threads of this rank: the node's cores, shared out.
+/// Compute threads of this rank: the node's cores, shared out. How a sum is cut among threads decides its bits: where all
+/// layouts have to agree, there is one.
 fn threads(recipe: &Recipe, env: &RankEnv) -> i32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = (cores / env.local_world_size).max(1);
+    let share = match recipe.parallel.exact_tp {
+        Some(_) => 1,
+        None => (cores / env.local_world_size).max(1),
+    };
     recipe.runtime.threads_per_rank.unwrap_or(share) as i32
 }
 

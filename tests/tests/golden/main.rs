@@ -15,7 +15,8 @@ use tch::{Device, Kind, Tensor};
 
 const LOSS_TOLERANCE: f64 = 2e-5;
 const WEIGHT_TOLERANCE: f64 = 2e-5;
-const OBJECTIVE: Objective = Objective { mvm_weight: 1.0, per_micro_batch: false };
+const OBJECTIVE: Objective =
+    Objective { mvm_weight: 1.0, per_micro_batch: false, exact_sums: false };
 
 /// dp, tp and micro-batches a rank.
 #[derive(Debug, Clone, Copy)]
