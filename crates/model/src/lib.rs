@@ -23,4 +23,5 @@ pub use config::{Config, VideoInput};
 pub use error::ModelError;
 pub use frames::local_frame_indices;
 pub use parameter::{Parameter, Parameters, Partition, Slice};
+pub use slices::{Slices, tree_sum};
 pub use video_lm::{Losses, Pass, VideoLm};

@@ -86,6 +86,11 @@ impl VideoLm {
         &self.parameters
     }
 
+    /// This rank's tensor-parallel slices.
+    pub fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
     /// The sizes.
     pub fn config(&self) -> &Config {
         &self.config

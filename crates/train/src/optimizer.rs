@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use strand_model::Parameter;
-use tch::{Kind, Tensor};
+use strand_model::{Parameter, Partition, Slices};
+use tch::{Device, Kind, Tensor};
 
 /// Constants of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -97,13 +97,25 @@ fn apply(
     let _ = weight.g_sub_(&(&*exp_avg / denominator * (lr / correction1)));
 }
 
-/// Global norm of the gradients in fp64, from the sums of squares of split and of replicated parameters on this rank.
-pub fn squares<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> (f64, f64) {
-    let (mut split, mut replicated) = (0.0, 0.0);
+/// Sums of the gradients' squares in fp64: over what all ranks hold, and `[slices]` over this rank's slices of the rest.
+pub fn squares<'a>(
+    parameters: impl Iterator<Item = &'a Parameter>,
+    slices: &Slices,
+) -> (f64, Vec<Tensor>) {
+    let square = |grad: &Tensor| grad.square().sum(Kind::Double);
+    let mut replicated = 0.0;
+    let zero = |_| Tensor::zeros([1], (Kind::Double, Device::Cpu));
+    let mut split: Vec<Tensor> = (0..slices.count).map(zero).collect();
     for parameter in parameters {
         let grad = parameter.tensor.grad();
-        let square = grad.square().sum(Kind::Double).double_value(&[]);
-        if parameter.is_split() { split += square } else { replicated += square }
+        match parameter.partition {
+            Partition::Replicated => replicated += square(&grad).double_value(&[]),
+            Partition::Split { dim, .. } => {
+                for (sum, grad) in split.iter_mut().zip(slices.cut(&grad, dim)) {
+                    *sum = &*sum + square(&grad);
+                }
+            }
+        }
     }
-    (split, replicated)
+    (replicated, split)
 }

@@ -68,7 +68,7 @@ impl Run<'_> {
         let pass = self.pass(plan, true);
         let losses = gradients(&self.model, self.mesh, &micro_batches, pass, self.objective(plan))
             .map_err(named)?;
-        let norm = gradient_norm(&self.model, self.mesh)?;
+        let norm = gradient_norm(&self.model)?;
         if !losses.total.is_finite() || !norm.is_finite() {
             return Err(TrainError::NonFinite { step, loss: losses.total, norm, ids });
         }

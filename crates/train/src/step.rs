@@ -1,7 +1,7 @@
 //! One optimizer step: losses, gradients, norm, update.
 
 use strand_comm::{Group, Mesh, ReduceOp};
-use strand_model::{Parameter, Pass, Sample, VideoLm};
+use strand_model::{Parameter, Pass, Sample, VideoLm, tree_sum};
 use strand_recipe::{Stage, VideoInput};
 use tch::Tensor;
 
@@ -220,11 +220,11 @@ fn step_losses(
 ///
 /// # Errors
 /// A collective failed.
-pub fn gradient_norm(model: &VideoLm, mesh: &Mesh) -> Result<f64, TrainError> {
-    let (split, replicated) = squares(trained(model).into_iter());
-    let total = Tensor::from_slice(&[split]);
-    mesh.tp.all_reduce(&total, ReduceOp::Sum)?.wait()?;
-    Ok((total.double_value(&[0]) + replicated).sqrt())
+pub fn gradient_norm(model: &VideoLm) -> Result<f64, TrainError> {
+    let slices = model.slices();
+    let (replicated, split) = squares(trained(model).into_iter(), slices);
+    let split = slices.all_reduce(tree_sum(split))?;
+    Ok((split.double_value(&[0]) + replicated).sqrt())
 }
 
 /// Clips the gradient to `max_norm` as `torch.nn.utils.clip_grad_norm_` does, and updates the parameters.

@@ -177,7 +177,7 @@ fn check_trajectory(case: &Case, mesh: &Mesh, layout: Layout) -> Result<f64> {
         let at = |e: anyhow::Error| e.context(format!("step {index}"));
         let batch = case.batch(&step.samples, &format!(".{index}"))?;
         let losses = gradients(&model, mesh, &share(batch, mesh, layout), pass(case)?, OBJECTIVE)?;
-        let norm = gradient_norm(&model, mesh)?;
+        let norm = gradient_norm(&model)?;
         let lm = close("lm_loss", losses.lm, step.lm_loss, LOSS_TOLERANCE).map_err(at)?;
         let mvm = close_mvm(losses.mvm, step.mvm_loss).map_err(at)?;
         let relative = 1e-4 * step.grad_norm;
