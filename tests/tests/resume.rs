@@ -93,6 +93,20 @@ const SHORT_DEMO: [&str; 5] = [
     "checkpoint.every_steps=10",
 ];
 
+/// Copies a run, with all that lies in its folder.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        if entry.is_dir() {
+            copy_folder(&entry, &to)?;
+        } else {
+            std::fs::copy(&entry, &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// The demo itself: shortened, or with STRAND_TEST_DEMO=full at its whole length, which takes half an hour. Its recipe
 /// asks for the same bits on every layout.
 #[test]
@@ -102,12 +116,13 @@ fn the_demo_goes_on_where_it_was_killed() -> Result<()> {
     workspace.train("whole", (2, 2), &[])?;
     let expected = workspace.metrics("whole")?;
     let total = expected.len();
+    let step = total / 2;
+    killed_at(&workspace, "killed", step, total)?;
     for (dp, tp) in [(2, 2), (1, 2), (4, 1)] {
         let run = format!("killed-{dp}x{tp}");
-        killed_at(&workspace, &run, total / 2, total)?;
+        copy_folder(&workspace.path("killed"), &workspace.path(&run))?;
         workspace.train(&run, (dp, tp), &[])?;
         same_bits(&workspace.metrics(&run)?, &expected).context(run)?;
-        let step = total / 2;
         println!(
             "demo killed at step {step} of {total}, resumed on dp {dp} × tp {tp}: the same bits"
         );
