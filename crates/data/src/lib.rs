@@ -15,6 +15,7 @@ mod draw;
 pub mod encoding;
 mod epoch;
 mod error;
+mod fetch;
 mod footer;
 pub mod frames;
 mod groups;
