@@ -19,6 +19,19 @@ impl Fetcher {
         shard: usize,
         group: usize,
     ) -> Result<Bytes, DataError> {
+        self.fetch_anew(set, shard, group).await
+    }
+
+    /// As [`Self::fetch`], from storage itself: what was fetched before is damaged.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn fetch_anew(
+        &self,
+        set: &Dataset,
+        shard: usize,
+        group: usize,
+    ) -> Result<Bytes, DataError> {
         let (shard, group) = set.group(shard, group)?;
         set.read(shard, group.range()).await
     }

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
 
+use crate::decode::Checksums;
+use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::{DataError, Dataset, Row, SampleRef};
-
-/// Requests under way at once.
-const MAX_IN_FLIGHT: usize = 16;
 
 /// A row group: set, shard, group.
 type Key = (usize, usize, usize);
@@ -27,7 +26,11 @@ pub(crate) struct Fetched {
 pub(crate) struct Groups {
     sets: Vec<Dataset>,
     fetcher: Fetcher,
-    budget: u64,
+    /// Bytes of the windows that are being read: below this the same groups would be fetched again and again.
+    windows: u64,
+    /// Most bytes that are fetched beyond them.
+    ahead: u64,
+    demand: Arc<Demand>,
     /// Bytes of all groups that are there or on their way.
     held: u64,
     groups: HashMap<Key, Held>,
@@ -54,13 +57,29 @@ enum State {
 }
 
 impl Groups {
-    /// No groups yet. `ahead` bytes are fetched beyond the windows that are being read.
-    pub fn new(sets: Vec<Dataset>, ahead: u64, fetched: Arc<Fetched>) -> Groups {
-        // Below one window of each set the same groups would be fetched again and again.
-        let budget = sets.iter().map(window_bytes).sum::<u64>() + ahead;
+    /// No groups yet. `ahead` bytes at most are fetched beyond the windows that are being read, as `demand` needs it.
+    pub fn new(
+        sets: Vec<Dataset>,
+        ahead: u64,
+        demand: Arc<Demand>,
+        fetched: Arc<Fetched>,
+    ) -> Groups {
+        let windows = sets.iter().map(window_bytes).sum();
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
         let fetcher = Fetcher::default();
-        Groups { sets, fetcher, budget, held: 0, groups, waiting, fetches, fetched, clock: 0 }
+        Groups {
+            sets,
+            fetcher,
+            windows,
+            ahead,
+            demand,
+            held: 0,
+            groups,
+            waiting,
+            fetches,
+            fetched,
+            clock: 0,
+        }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -77,7 +96,7 @@ impl Groups {
     /// Starts what fits. True where nothing waits any more, so that more can be planned.
     pub fn start(&mut self) -> bool {
         while let Some(&next) = self.waiting.front() {
-            if self.fetches.len() >= MAX_IN_FLIGHT || !self.make_room(next) {
+            if self.fetches.len() >= self.demand.in_flight() || !self.make_room(next) {
                 return false;
             }
             self.waiting.pop_front();
@@ -145,14 +164,16 @@ impl Groups {
             held.state = State::Fetching;
         }
         let (set, fetcher) = (self.sets[set].clone(), self.fetcher.clone());
-        let read = async move { set.read_group_with(&fetcher, shard, group).await };
+        let read =
+            async move { set.read_group_with(&fetcher, shard, group, Checksums::Group).await };
         self.fetches.spawn(async move { (key, read.await) });
     }
 
     /// Whether a group fits, where need be in place of groups that no planned sample needs.
     fn make_room(&mut self, key: Key) -> bool {
         let bytes = self.bytes(key);
-        while self.held + bytes > self.budget {
+        let budget = self.windows + self.demand.ahead(self.ahead);
+        while self.held + bytes > budget {
             let unneeded = self.groups.iter().filter(|(_, held)| held.needed == 0);
             let Some(oldest) = unneeded.min_by_key(|(_, held)| held.used).map(|(&key, _)| key)
             else {
