@@ -46,6 +46,8 @@ struct Held {
     state: State,
     /// Planned samples that still need it.
     needed: usize,
+    /// Rows that were given out.
+    given: u64,
     used: u64,
 }
 
@@ -88,7 +90,7 @@ impl Groups {
         let waiting = &mut self.waiting;
         let held = self.groups.entry(key).or_insert_with(|| {
             waiting.push_back(key);
-            Held { state: State::Waiting, needed: 0, used: 0 }
+            Held { state: State::Waiting, needed: 0, given: 0, used: 0 }
         });
         held.needed += 1;
     }
@@ -128,7 +130,13 @@ impl Groups {
                 self.clock += 1;
                 held.used = self.clock;
                 held.needed = held.needed.saturating_sub(1);
-                Ok(Some(rows.clone()))
+                held.given += 1;
+                let rows = rows.clone();
+                // All of it was given out: its memory is better used for the next group.
+                if held.needed == 0 && held.given >= rows.len() as u64 {
+                    self.remove(key);
+                }
+                Ok(Some(rows))
             }
             State::Fetching => Ok(None),
             State::Waiting => {
@@ -179,10 +187,15 @@ impl Groups {
             else {
                 return false;
             };
-            self.groups.remove(&oldest);
-            self.held -= self.bytes(oldest);
+            self.remove(oldest);
         }
         true
+    }
+
+    fn remove(&mut self, key: Key) {
+        if self.groups.remove(&key).is_some() {
+            self.held -= self.bytes(key);
+        }
     }
 
     fn bytes(&self, (set, shard, group): Key) -> u64 {

@@ -33,7 +33,7 @@ const PART: u64 = 16 << 20;
 /// Parts of one range under way at once.
 const PARTS_IN_FLIGHT: usize = 8;
 /// Unused memory that is kept.
-const KEPT: usize = 64 << 20;
+const KEPT: usize = 128 << 20;
 /// Time without any success after which a store is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

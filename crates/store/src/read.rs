@@ -77,6 +77,7 @@ impl Location {
     fn range_failed(&self, path: &str, wanted: Range<u64>, failure: Failure) -> StoreError {
         let url = self.url_of(path);
         match failure {
+            failure if failure.is_expired() => StoreError::Denied { url, source: failure.into() },
             Failure::Truncated { bytes } => StoreError::Truncated { url, wanted, bytes },
             Failure::Store(error) => StoreError::new(url, "read", error),
             Failure::Io(error) => StoreError::io_like(url, "read", error.into()),
