@@ -97,6 +97,10 @@ impl Groups {
 
     /// Starts what fits. True where nothing waits any more, so that more can be planned.
     pub fn start(&mut self) -> bool {
+        // Fetches that ended while nobody waited for them are no longer under way.
+        while let Some(Ok((key, rows))) = self.fetches.try_join_next() {
+            self.settle(key, rows);
+        }
         while let Some(&next) = self.waiting.front() {
             if self.fetches.len() >= self.demand.in_flight() || !self.make_room(next) {
                 return false;
@@ -155,11 +159,15 @@ impl Groups {
         let Some(Ok((key, rows))) = self.fetches.join_next().await else {
             return Err(DataError::Stopped);
         };
+        self.settle(key, rows);
+        self.start();
+        Ok(())
+    }
+
+    fn settle(&mut self, key: Key, rows: Result<Vec<Row>, DataError>) {
         if let Some(held) = self.groups.get_mut(&key) {
             held.state = rows.map_or_else(State::Failed, |rows| State::Ready(Arc::new(rows)));
         }
-        self.start();
-        Ok(())
     }
 
     fn fetch(&mut self, key: Key) {

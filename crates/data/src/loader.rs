@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strand_store::{Ordinary, Pool, Traffic};
+use strand_store::{Pool, Traffic};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -18,8 +18,6 @@ use crate::{Batch, Cursor, DataError, Dataset, FrameRule, Order, SampleRef};
 
 /// Batches that wait for the trainer or are being copied for it.
 const BATCHES_READY: usize = 3;
-/// Unused memory of batches that is kept, in bytes.
-const KEPT: usize = 256 << 20;
 /// Samples that are planned ahead at most; they cost a few words each.
 const SAMPLES_PLANNED: usize = 1 << 12;
 
@@ -113,7 +111,7 @@ impl Loader {
         options: LoaderOptions,
         cursor: Option<Cursor>,
     ) -> Result<Loader, DataError> {
-        Self::open_in(&Pool::new(Ordinary, KEPT), handle, sets, options, cursor)
+        Self::open_in(&Pool::shared(), handle, sets, options, cursor)
     }
 
     /// As [`Self::open`], with batches in memory of `pool`: a GPU's page-locked memory, or what another loader used

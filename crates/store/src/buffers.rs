@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 /// The first byte of every block lies at a multiple of this: a cache line, and wide enough for any vector load.
 pub const ALIGNMENT: usize = 64;
+/// Most unused bytes that [`Pool::shared`] keeps: about two windows of row groups.
+const SHARED_KEPT: usize = 256 << 20;
 /// Smaller blocks are not kept.
 const KEPT_FROM: usize = 64 << 10;
 
@@ -68,6 +70,13 @@ impl Pool {
     /// An empty pool that keeps up to `kept` bytes of unused blocks.
     pub fn new(memory: impl Memory + 'static, kept: usize) -> Arc<Pool> {
         Arc::new(Pool { memory: Box::new(memory), kept, free: Mutex::default() })
+    }
+
+    /// The pool of ordinary memory that all readers of this process share, so that the next one finds what the last
+    /// one used.
+    pub fn shared() -> Arc<Pool> {
+        static SHARED: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(Ordinary, SHARED_KEPT));
+        SHARED.clone()
     }
 
     /// A buffer of `bytes` bytes, with any content.

@@ -20,7 +20,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::sync::Semaphore;
 
-use crate::buffers::{Buffer, Ordinary, Pool};
+use crate::buffers::{Buffer, Pool};
 use crate::pace::Pace;
 use crate::patience::Patience;
 use crate::remote::{Failure, Remote};
@@ -32,8 +32,6 @@ const IN_FLIGHT: usize = 32;
 const PART: u64 = 16 << 20;
 /// Parts of one range under way at once.
 const PARTS_IN_FLIGHT: usize = 8;
-/// Unused memory that is kept.
-const KEPT: usize = 128 << 20;
 /// Time without any success after which a store is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,7 +63,7 @@ impl Ranges {
         };
         Ranges {
             source,
-            pool: Pool::new(Ordinary, KEPT),
+            pool: Pool::shared(),
             slots: Semaphore::new(slots),
             spare: Semaphore::new(IN_FLIGHT),
             pace: Pace::new(),
@@ -136,8 +134,9 @@ impl Ranges {
         range: Range<u64>,
     ) -> Result<Buffer, Failure> {
         let started = Instant::now();
-        let mut renewed = false;
-        for attempts in 1.. {
+        let (mut renewed, mut attempts) = (false, 0);
+        loop {
+            attempts += 1;
             let (generation, _) = remote.client();
             let failure = match self.read_once(remote, key, range.clone()).await {
                 Ok(buffer) => return Ok(buffer),
@@ -155,7 +154,6 @@ impl Ranges {
             }
             count(&self.counters.retries, 1);
         }
-        Err(Failure::Silent)
     }
 
     /// Sends a request and, where it is slow, a second one; the first good answer counts.

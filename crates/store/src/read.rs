@@ -54,8 +54,8 @@ impl Location {
     }
 
     /// Exactly the bytes `range` of an object. A remote one is asked for in parts of 16 MiB at most, each tried again
-    /// after a failure and sent a second time where it is slow. The bytes go back to a pool of this location when the
-    /// last slice of them is dropped.
+    /// after a failure and sent a second time where it is slow. Their memory goes back to [`crate::Pool::shared`]
+    /// when the last slice of them is dropped.
     ///
     /// # Errors
     /// [`StoreError::Truncated`] where the object ends earlier, [`StoreError::NotFound`] and all that storage can do.
