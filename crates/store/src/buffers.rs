@@ -127,9 +127,9 @@ fn size(block: &dyn Block) -> usize {
     block.as_ref().len()
 }
 
-/// Sizes of blocks: an eighth apart, so that row groups of about the same size share blocks.
+/// Sizes of blocks: an eighth apart at most, so that row groups of about the same size share blocks.
 fn rounded(bytes: usize) -> usize {
-    bytes.next_multiple_of((bytes / 8).next_power_of_two().max(KEPT_FROM))
+    bytes.next_multiple_of((bytes / 16).next_power_of_two().max(KEPT_FROM))
 }
 
 /// Some bytes that go back to their pool when they are dropped.
@@ -194,8 +194,8 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_allowed_and_no_block_is_wasted() {
-        let pool = Pool::new(Ordinary, 300_000);
-        let buffers: Vec<_> = (0..4).map(|_| pool.take(131_072).expect("memory")).collect();
+        let pool = Pool::new(Ordinary, 600_000);
+        let buffers: Vec<_> = (0..4).map(|_| pool.take(200_000).expect("memory")).collect();
         drop(buffers);
         assert_eq!(pool.free.lock().expect("a lock").len(), 2);
         let small = pool.take(10).expect("memory");
