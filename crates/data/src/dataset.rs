@@ -8,9 +8,10 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use strand_store::{Location, StoreError, xxh3};
 use tokio::sync::OnceCell;
 
-use crate::decode::decode_group;
+use crate::decode::{Checksums, decode_group};
 use crate::error::Place;
-use crate::manifest::{MANIFEST, MAX_MANIFEST_BYTES, Shard};
+use crate::fetch::Fetcher;
+use crate::manifest::{Group, MANIFEST, MAX_MANIFEST_BYTES, Shard};
 use crate::{DataError, Manifest, Row, footer};
 
 /// Parsed footers that stay in memory.
@@ -105,16 +106,51 @@ impl Dataset {
     /// [`DataError::MissingShard`], [`DataError::Truncated`], [`DataError::Checksum`], [`DataError::Shard`] and
     /// [`DataError::Store`]. All name the shard, most the row group, a damaged sample its row.
     pub async fn read_group(&self, shard: usize, group: usize) -> Result<Vec<Row>, DataError> {
-        let description = self.shard(shard)?;
+        let fetcher = Fetcher::default();
+        self.read_group_with(&fetcher, shard, group, Checksums::GroupAndRows).await
+    }
+
+    /// As [`Self::read_group`], with the bytes from `fetcher`. What is damaged is fetched once more before it is an
+    /// error: the damage may have been done on the way.
+    pub(crate) async fn read_group_with(
+        &self,
+        fetcher: &Fetcher,
+        shard: usize,
+        group: usize,
+        checksums: Checksums,
+    ) -> Result<Vec<Row>, DataError> {
+        let bytes = fetcher.fetch(self, shard, group);
+        match self.decoded(bytes, shard, group, checksums).await {
+            Err(DataError::Checksum { .. }) => {
+                let bytes = fetcher.fetch_anew(self, shard, group);
+                self.decoded(bytes, shard, group, checksums).await
+            }
+            rows => rows,
+        }
+    }
+
+    async fn decoded(
+        &self,
+        bytes: impl Future<Output = Result<Bytes, DataError>>,
+        shard: usize,
+        group: usize,
+        checksums: Checksums,
+    ) -> Result<Vec<Row>, DataError> {
+        let (description, expected) = self.group(shard, group)?;
         let place = Place::group(self.inner.location.url_of(&description.path), group);
-        let Some(group) = description.groups.get(group).cloned() else {
-            return Err(DataError::Settings(format!("{place}: there is no such row group")));
-        };
-        let bytes = self.read(description, group.range());
         let (bytes, footer) = tokio::try_join!(bytes, self.footer(shard, description))?;
-        let shape = self.manifest().row_shape();
-        let task = place.clone();
-        guarded(&place, move || decode_group(&task, footer, &group, shape, bytes)).await
+        let (task, expected, shape) =
+            (place.clone(), expected.clone(), self.manifest().row_shape());
+        let decode = move || decode_group(&task, footer, &expected, shape, bytes, checksums);
+        guarded(&place, decode).await
+    }
+
+    /// What the manifest says of a row group, and of its shard.
+    pub(crate) fn group(&self, shard: usize, group: usize) -> Result<(&Shard, &Group), DataError> {
+        let shard = self.shard(shard)?;
+        let place = || Place::group(self.inner.location.url_of(&shard.path), group);
+        let missing = || DataError::Settings(format!("{}: there is no such row group", place()));
+        Ok((shard, shard.groups.get(group).ok_or_else(missing)?))
     }
 
     pub(crate) fn shard(&self, shard: usize) -> Result<&Shard, DataError> {

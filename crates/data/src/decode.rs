@@ -56,13 +56,24 @@ impl ChunkReader for FilePart {
     }
 }
 
-/// Decodes a row group, every checksum checked. Features point into `bytes`.
+/// Which checksums a row group is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    /// The group's: it covers every byte once, the features and their own checksums among them. Those only serve to
+    /// tell the row where it differs.
+    Group,
+    /// The group's, then those of the rows: so a shard that was written wrong shows, too.
+    GroupAndRows,
+}
+
+/// Decodes a row group whose bytes are as they were written. Features point into `bytes`.
 pub(crate) fn decode_group(
     place: &Place,
     footer: ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
+    checksums: Checksums,
 ) -> Result<Vec<Row>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
@@ -75,7 +86,7 @@ pub(crate) fn decode_group(
         return Err(damage(place, found, group, &bytes));
     }
     check_pages(found, group, &bytes).map_err(bad)?;
-    read_rows(place, footer, group, shape, bytes)
+    read_rows(place, footer, group, shape, bytes, checksums)
 }
 
 /// Where a damaged row group is damaged: a row where it is one's features, else the row group.
@@ -96,6 +107,7 @@ fn read_rows(
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
+    checksums: Checksums,
 ) -> Result<Vec<Row>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
@@ -111,7 +123,11 @@ fn read_rows(
         let columns =
             Columns::new(&batch).ok_or_else(|| bad("a column has another type".to_owned()))?;
         for i in 0..batch.num_rows() {
-            rows.push(columns.row(i, &place.row(rows.len()), shape, &bytes)?);
+            let place = place.row(rows.len());
+            if checksums == Checksums::GroupAndRows {
+                columns.check(i, &place)?;
+            }
+            rows.push(columns.row(i, &place, shape, &bytes)?);
         }
     }
     if rows.len() as u64 != group.rows {
@@ -152,6 +168,14 @@ impl<'a> Columns<'a> {
         })
     }
 
+    fn check(&self, i: usize, place: &Place) -> Result<(), DataError> {
+        if xxh3(self.features.value(i)) == self.xxh3.value(i) {
+            return Ok(());
+        }
+        let what = format!("the features of sample `{}`", self.id.value(i));
+        Err(DataError::Checksum { place: place.clone(), what })
+    }
+
     fn row(
         &self,
         i: usize,
@@ -159,21 +183,15 @@ impl<'a> Columns<'a> {
         shape: RowShape,
         bytes: &Bytes,
     ) -> Result<Row, DataError> {
-        let id = self.id.value(i).to_owned();
-        let features = self.features.value(i);
-        if xxh3(features) != self.xxh3.value(i) {
-            let what = format!("the features of sample `{id}`");
-            return Err(DataError::Checksum { place: place.clone(), what });
-        }
         let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
         let media = self.media.value(i);
         let row = Row {
-            id,
+            id: self.id.value(i).to_owned(),
             video: self.video.value(i).to_owned(),
             media: Media::parse(media).ok_or_else(|| bad(format!("unknown media `{media}`")))?,
             frames: usize::try_from(self.frames.value(i)).unwrap_or_default(),
             tokens: usize::try_from(self.tokens.value(i)).unwrap_or_default(),
-            features: shared(bytes, features),
+            features: shared(bytes, self.features.value(i)),
             seconds: self
                 .seconds(i)
                 .ok_or_else(|| bad("the times have another type".to_owned()))?,

@@ -108,6 +108,14 @@ pub enum DataError {
     /// The tokenizer cannot be read or lacks what the prompt needs.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// There is no memory for a batch.
+    #[error("no memory for a batch of {bytes} bytes")]
+    Memory {
+        /// What its features need.
+        bytes: usize,
+        /// What the allocator said.
+        source: std::io::Error,
+    },
     /// The loader already gave its error and has ended.
     #[error("the loader has stopped after an error")]
     Stopped,
@@ -133,16 +141,19 @@ impl DataError {
             Self::Cursor(_) => {
                 "start over with `--resume never`, or restore the recipe and the data of the checkpoint"
             }
+            Self::Memory { .. } => "take smaller batches, fewer frames or fewer ranks on a node",
             Self::Store(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
     }
 
-    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed.
+    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed, 3 where
+    /// memory did.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) if !error.is_not_found() => error.exit_code(),
+            Self::Memory { .. } => 3,
             _ => 4,
         }
     }

@@ -7,14 +7,17 @@
 //! - [`encoding`] is how an encoder process is talked to.
 
 mod adopt;
+mod batch;
 #[cfg(test)]
 mod damage;
 mod dataset;
 mod decode;
+mod demand;
 mod draw;
 pub mod encoding;
 mod epoch;
 mod error;
+mod fetch;
 mod footer;
 pub mod frames;
 mod groups;
@@ -37,11 +40,12 @@ mod walk;
 mod writer;
 
 pub use adopt::{PlainFile, adopt, plain_files, read_plain};
+pub use batch::Batch;
 pub use dataset::Dataset;
 pub use draw::{below, draw};
 pub use error::{DataError, Place};
 pub use frames::FrameRule;
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use loader::{Loader, LoaderOptions};
 pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
 pub use order::{Cursor, Order, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};

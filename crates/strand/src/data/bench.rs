@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 use strand_control::ExitCode;
-use strand_data::{Dataset, FrameRule, Loader, LoaderOptions};
+use strand_data::{Dataset, FrameRule, Loader, LoaderOptions, Order};
 use strand_telemetry::peak_memory;
 use tokio::runtime::Runtime;
 
@@ -42,21 +42,27 @@ pub struct BenchArgs {
     seed: u64,
 }
 
-/// One measurement. Every sample was checked against its checksum and copied to a batch buffer, as a trainer does.
+/// One measurement. Every sample was checked against a checksum and lies in a batch's buffer, ready for a trainer.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Measured {
     /// Samples of all ranks.
     samples: u64,
     /// Bytes of their features.
     bytes: u64,
-    /// From opening the loader to the last batch.
+    /// From opening the data set to the last batch.
     seconds: f64,
-    /// From opening the loader to its first batch.
+    /// From opening the data set to the first batch.
     first_batch_s: f64,
     /// The same, resumed in the middle.
     resume_s: f64,
-    /// Bytes read from storage, by all ranks.
+    /// Bytes read from storage, by all ranks: footers, and what was asked for again, included.
     downloaded: u64,
+    /// Requests to storage for parts of shards.
+    requests: u64,
+    /// Those that failed and were sent again.
+    retries: u64,
+    /// Those that were sent twice because they were slow.
+    hedges: u64,
 }
 
 pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
@@ -66,7 +72,7 @@ pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let measured = with_progress(talk, "runs", "bench", |progress| {
         (0..args.runs)
             .map(|run| {
-                let measured = measure(args, &set, &runtime)?;
+                let measured = measure(args, &runtime)?;
                 progress(run + 1, args.runs);
                 Ok(measured)
             })
@@ -94,10 +100,11 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
 }
 
 /// One pass of all ranks side by side, then a resumed start of the first.
-fn measure(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result<Measured> {
+fn measure(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<Measured> {
     let started = Instant::now();
+    let set = &runtime.block_on(Dataset::open(&args.url))?;
     let ranks = std::thread::scope(|scope| {
-        let start = |rank| scope.spawn(move || read(args, set, runtime, rank));
+        let start = |rank| scope.spawn(move || read(args, set, runtime, rank, started));
         let threads: Vec<_> = (0..args.ranks).map(start).collect();
         let died = |_| Failure::new(ExitCode::Failed, "a reading thread panicked");
         threads
@@ -105,49 +112,53 @@ fn measure(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result
             .map(|thread| thread.join().map_err(died)?)
             .collect::<anyhow::Result<Vec<_>>>()
     })?;
-    let mut total = Measured { seconds: started.elapsed().as_secs_f64(), ..Measured::default() };
+    let traffic = set.location().traffic();
+    let mut total = Measured {
+        seconds: started.elapsed().as_secs_f64(),
+        downloaded: traffic.bytes,
+        requests: traffic.requests,
+        retries: traffic.retries,
+        hedges: traffic.hedges,
+        ..Measured::default()
+    };
     for rank in ranks {
         total.samples += rank.samples;
         total.bytes += rank.bytes;
-        total.downloaded += rank.downloaded;
         total.first_batch_s = total.first_batch_s.max(rank.first_batch_s);
     }
-    total.resume_s = resume(args, set, runtime)?;
+    total.resume_s = resume(args, runtime)?;
     Ok(total)
 }
 
-fn read(args: &BenchArgs, set: &Dataset, runtime: &Runtime, rank: u64) -> anyhow::Result<Measured> {
-    let started = Instant::now();
+fn read(
+    args: &BenchArgs,
+    set: &Dataset,
+    runtime: &Runtime,
+    rank: u64,
+    started: Instant,
+) -> anyhow::Result<Measured> {
     let sets = vec![(set.clone(), None)];
     let mut loader = Loader::open(runtime.handle().clone(), sets, options(args, rank)?, None)?;
     let mut measured = Measured::default();
-    let mut buffer = Vec::new();
     while let Some(batch) = loader.next()? {
-        buffer.clear();
-        for sample in &batch.samples {
-            buffer.extend_from_slice(&sample.features);
-        }
         if measured.first_batch_s == 0.0 {
             measured.first_batch_s = started.elapsed().as_secs_f64();
         }
         measured.samples += batch.samples.len() as u64;
-        measured.bytes += buffer.len() as u64;
+        let bytes = batch.samples.iter().map(|sample| sample.features.len() as u64);
+        measured.bytes += bytes.sum::<u64>();
     }
-    measured.downloaded = loader.fetched().1;
     Ok(measured)
 }
 
-/// Seconds from opening a loader in the middle of the epoch to its first batch.
-fn resume(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result<f64> {
+/// Seconds from opening the data set anew to the first batch behind the middle of the epoch.
+fn resume(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<f64> {
     let started = Instant::now();
-    let open = |cursor| {
-        let sets = vec![(set.clone(), None)];
-        Loader::open(runtime.handle().clone(), sets, options(args, 0)?, cursor)
-            .map_err(anyhow::Error::new)
-    };
-    let mut cursor = open(None)?.cursor();
-    cursor.consumed = set.num_rows() / 2 / args.batch * args.batch;
-    open(Some(cursor))?.next()?;
+    let set = runtime.block_on(Dataset::open(&args.url))?;
+    let middle = set.num_rows() / 2 / args.batch * args.batch;
+    let cursor = Order::new(&[(set.manifest(), None)], args.seed)?.cursor(middle);
+    let sets = vec![(set, None)];
+    Loader::open(runtime.handle().clone(), sets, options(args, 0)?, Some(cursor))?.next()?;
     Ok(started.elapsed().as_secs_f64())
 }
 
@@ -161,6 +172,10 @@ struct Summary {
     resume_s: f64,
     /// Bytes read from storage by all ranks ÷ bytes of all row groups; null where not a whole epoch was read.
     downloaded_per_unique: Option<f64>,
+    /// Requests that failed and were sent again, over all runs.
+    retries: u64,
+    /// Requests that were sent twice because they were slow, over all runs.
+    hedges: u64,
     /// Peak resident memory of this process; null where the system does not say.
     peak_memory_bytes: Option<u64>,
 }
@@ -177,6 +192,8 @@ impl Summary {
             first_batch_s: over(|run| run.first_batch_s),
             resume_s: over(|run| run.resume_s),
             downloaded_per_unique: is_whole.then(|| downloaded / stored as f64),
+            retries: runs.iter().map(|run| run.retries).sum(),
+            hedges: runs.iter().map(|run| run.hedges).sum(),
             peak_memory_bytes: peak_memory(),
             runs: runs.to_vec(),
         }
@@ -190,6 +207,8 @@ impl Summary {
             ("first batch", milliseconds(self.first_batch_s)),
             ("first batch, resumed in the middle", milliseconds(self.resume_s)),
             ("downloaded ÷ unique", or_dash(self.downloaded_per_unique, |it| format!("{it:.2}"))),
+            ("requests retried, in all runs", self.retries.to_string()),
+            ("slow requests sent twice, in all runs", self.hedges.to_string()),
             ("peak memory", or_dash(self.peak_memory_bytes, bytes)),
         ];
         let rows = rows.map(|(what, value)| vec![what.to_owned(), value]);
