@@ -1,0 +1,82 @@
+"""Who is measured: the command that reads, and what its answer means."""
+
+import json
+import os
+from dataclasses import dataclass
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LOADERS = os.path.join(HERE, "loaders")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement that is asked for."""
+
+    condition: str
+    setting: int
+    batches: int | None = None
+    mode: str = "epoch"
+    check: bool = False
+    watch: bool = False
+
+
+class Peer:
+    """A python loader, in a process of its own for each measurement."""
+
+    unit = "workers"
+    settings = (0, 1, 2, 4)
+
+    def __init__(self, name, title, folder, remote=True, resumes=True):
+        self.name, self.title, self.folder = name, title, folder
+        self.remote, self.resumes = remote, resumes
+
+    def command(self, bench, task):
+        store = bench.stores.get(task.condition)
+        job = {
+            "peer": self.name,
+            "mode": task.mode,
+            "folder": bench.data,
+            "endpoint": store.endpoint if store else None,
+            "cache": bench.cache(),
+            "workers": task.setting,
+            "batch": bench.batch,
+            "batches": task.batches,
+            "seed": bench.seed,
+            "check": task.check,
+            "state": os.path.join(bench.work, f"position-{self.name}"),
+        }
+        return [bench.environment.python, os.path.join(LOADERS, "read.py"), json.dumps(job)]
+
+    def result(self, text):
+        return json.loads(text.splitlines()[-1])
+
+
+class Strand:
+    """`strand data bench`, which checks and copies every sample into a batch buffer."""
+
+    name, title, folder = "strand", "strand", "strand"
+    unit = "MiB ahead"
+    settings = (128, 256, 512)
+    remote, resumes = True, True
+
+    def command(self, bench, task):
+        place = "s3://bench/strand" if task.condition in bench.stores else f"{bench.data}/strand"
+        command = [bench.strand, "data", "bench", place, "--json", "--quiet", "--runs", "1"]
+        command += ["--batch", str(bench.batch), "--seed", str(bench.seed)]
+        command += ["--prefetch-mib", str(task.setting)]
+        return command + (["--batches", str(task.batches)] if task.batches else [])
+
+    def result(self, text):
+        run = json.loads(text)["runs"][0]
+        # It ends with an error where a sample is missing or its checksum is wrong.
+        return {**run, "unique": run["samples"], "bad": 0}
+
+
+CONTENDERS = (
+    Strand(),
+    Peer("mds", "MosaicML Streaming", "mds"),
+    Peer("lit", "LitData", "lit"),
+    Peer("arrow", "PyArrow", "strand", resumes=False),
+    Peer("web", "WebDataset", "web", resumes=False),
+    Peer("hugging", "Hugging Face datasets", "strand", remote=False),
+)
