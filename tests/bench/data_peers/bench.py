@@ -5,7 +5,6 @@ import os
 import shutil
 import statistics
 
-import process
 import talk
 from contenders import Task
 
@@ -26,7 +25,7 @@ class Bench:
         self.work, self.environment, self.strand = work, environment, strand
         self.samples, self.limits = samples, limits
         self.data = os.path.join(work, "s3", "bench")
-        self.stores, self.results, self.best = {}, [], {}
+        self.stores, self.forkers, self.results, self.best = {}, {}, [], {}
         self.numbers = itertools.count()
 
     def cache(self):
@@ -35,22 +34,17 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         return os.path.join(folder, str(next(self.numbers)))
 
-    def variables(self, condition):
-        store = self.stores.get(condition)
-        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": os.path.join(self.work, "hugging")}
-        more = store.variables if store else {}
-        return {**self.environment.variables(), **offline, **more}
-
     def measure(self, contender, task, purpose):
         """Takes one measurement, and keeps and returns its result."""
-        command, store = contender.command(self, task), self.stores.get(task.condition)
+        store = self.stores.get(task.condition)
         before = store.downloaded() if store else 0
-        variables = self.variables(task.condition)
-        ended = process.run(command, variables, self.limits.seconds, task.watch)
+        ended = contender.run(self, task)
         result = {"contender": contender.name, "condition": task.condition, "purpose": purpose}
         result |= {"setting": task.setting, "load": os.getloadavg()[0], **outcome(contender, ended)}
         if store:
-            result["downloaded"] = store.downloaded() - before
+            result["sent"] = store.downloaded() - before
+            # strand tells it for itself: its one program reads an epoch and then a resumed start.
+            result.setdefault("downloaded", result["sent"])
         if task.watch:
             result["peak_bytes"] = ended.peak
         whole = task.mode == "epoch" and not task.batches
@@ -69,7 +63,7 @@ class Bench:
         """Reads a part of an epoch with each setting; notes the best, or how all of them failed."""
         batches = max(2, self.samples // self.batch // SEARCH[condition])
         best = None
-        for setting in contender.settings:
+        for setting in contender.settings[: self.limits.settings]:
             result = self.measure(contender, Task(condition, setting, batches), "search")
             best = max(best or result, result, key=lambda it: it.get("gb_per_s", 0))
         self.best[contender.name, condition] = best["setting"] if best["outcome"] == "ok" else None

@@ -1,8 +1,10 @@
-"""Who is measured: the command that reads, and what its answer means."""
+"""Who is measured: what reads, and what its answer means."""
 
 import json
 import os
 from dataclasses import dataclass
+
+import process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOADERS = os.path.join(HERE, "loaders")
@@ -30,10 +32,10 @@ class Peer:
         self.name, self.title, self.folder = name, title, folder
         self.remote, self.resumes = remote, resumes
 
-    def command(self, bench, task):
+    def run(self, bench, task):
+        """Takes a measurement, and returns how its process ended."""
         store = bench.stores.get(task.condition)
         job = {
-            "peer": self.name,
             "mode": task.mode,
             "folder": bench.data,
             "endpoint": store.endpoint if store else None,
@@ -45,10 +47,20 @@ class Peer:
             "check": task.check,
             "state": os.path.join(bench.work, f"position-{self.name}"),
         }
-        return [bench.environment.python, os.path.join(LOADERS, "read.py"), json.dumps(job)]
+        variables = store.variables if store else {}
+        return self.forker(bench).run(job, variables, bench.limits.seconds, task.watch)
+
+    def forker(self, bench):
+        """The process that has imported it, started when first needed."""
+        if self.name not in bench.forkers:
+            command = [bench.environment.python, os.path.join(LOADERS, "read.py"), self.name]
+            offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": os.path.join(bench.work, "hugging")}
+            variables = {**bench.environment.variables(), **offline}
+            bench.forkers[self.name] = process.Forker(command, variables, bench.work)
+        return bench.forkers[self.name]
 
     def result(self, text):
-        return json.loads(text.splitlines()[-1])
+        return json.loads(text)
 
 
 class Strand:
@@ -59,12 +71,15 @@ class Strand:
     settings = (128, 256, 512)
     remote, resumes = True, True
 
-    def command(self, bench, task):
-        place = "s3://bench/strand" if task.condition in bench.stores else f"{bench.data}/strand"
+    def run(self, bench, task):
+        store = bench.stores.get(task.condition)
+        place = "s3://bench/strand" if store else f"{bench.data}/strand"
         command = [bench.strand, "data", "bench", place, "--json", "--quiet", "--runs", "1"]
         command += ["--batch", str(bench.batch), "--seed", str(bench.seed)]
         command += ["--prefetch-mib", str(task.setting)]
-        return command + (["--batches", str(task.batches)] if task.batches else [])
+        command += ["--batches", str(task.batches)] if task.batches else []
+        variables = {**os.environ, **(store.variables if store else {})}
+        return process.run(command, variables, bench.limits.seconds, task.watch)
 
     def result(self, text):
         run = json.loads(text)["runs"][0]

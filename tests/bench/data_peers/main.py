@@ -33,11 +33,13 @@ Contenders: """
 
 @dataclass(frozen=True)
 class Limits:
-    """Times in seconds."""
+    """How much is measured."""
 
-    # After which a measurement is stopped and called hanging.
+    # Settings tried of each contender; none is left out where there is no number.
+    settings: int | None
+    # Seconds after which a measurement is stopped and called hanging.
     seconds: float
-    # Over which a measurement is taken once only.
+    # Seconds over which a measurement is taken once only.
     once: float = 20
 
 
@@ -59,7 +61,7 @@ def arguments():
     flag("--only", metavar="NAME,…", help="contenders to measure [default: all]")
     flag("--limit", type=float, default=60, metavar="S", help="seconds after which a reader hangs [default: 60]")
     flag("--json", metavar="FILE", help="write every measurement to a file")
-    flag("--quick", action="store_true", help="128 samples and one round: does it work?")
+    flag("--quick", action="store_true", help="128 samples, one setting, one round: does it work?")
     parsed = parser.parse_args()
     parsed.s3_sim = parsed.s3_sim or os.path.join(os.path.dirname(parsed.strand), "s3_sim")
     parsed.contenders = chosen(parser, parsed.only, names)
@@ -171,7 +173,8 @@ def run(options):
     environment = Environment(options.work)
     environment.ensure()
     work = os.path.join(options.work, f"peers-{options.samples}")
-    bench = Bench(work, environment, options.strand, options.samples, Limits(options.limit))
+    limits = Limits(1 if options.quick else None, options.limit)
+    bench = Bench(work, environment, options.strand, options.samples, limits)
     make_samples(bench, environment)
     warm(bench.data)
     about = {**machine(), "samples": options.samples, "batch": BATCH, "runs": options.runs}
@@ -181,8 +184,8 @@ def run(options):
             bench.stores[name] = Store(options.s3_sim, os.path.dirname(bench.data), flags)
         measure(bench, options.contenders, options.runs)
     finally:
-        for store in bench.stores.values():
-            store.close()
+        for started in (*bench.forkers.values(), *bench.stores.values()):
+            started.close()
         shutil.rmtree(os.path.join(work, "cache"), ignore_errors=True)
     return bench, about
 

@@ -1,5 +1,6 @@
 """Runs a program with a time limit, and watches how much memory it and its children hold."""
 
+import json
 import os
 import signal
 import subprocess
@@ -40,21 +41,51 @@ def run(command, variables, limit, watch=False):
         except subprocess.TimeoutExpired:
             out, code = "", None
         finally:
-            end(process)
+            end(process.pid)
+            process.wait()
+            process.stdout.close()
         error.seek(0)
         return Ended(code, out, error.read(), watcher.stop() if watcher else None)
 
 
-def end(process):
-    """Ends what is left of the program's session."""
-    for pid in members(process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
+class Forker:
+    """A `loaders/read.py` that has imported its peer, and forks a process for each job."""
+
+    def __init__(self, command, variables, folder):
+        self.out, self.error = (os.path.join(folder, name) for name in ("result.json", "error.log"))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, env=variables, text=True, bufsize=1, **pipes)
+        if self.process.stdout.readline() != "ready\n":
+            raise OSError(f"{' '.join(command)} did not start: its message is above")
+
+    def run(self, job, variables, limit, watch=False):
+        """Does a job in a process of its own."""
+        files = {"out": self.out, "error": self.error, "variables": variables, "limit": limit}
+        with open(self.out, "w"):
             pass
-    process.kill()
-    process.wait()
-    process.stdout.close()
+        self.process.stdin.write(json.dumps({**job, **files}) + "\n")
+        session = int(self.process.stdout.readline())
+        watcher = Watcher(session) if watch else None
+        code = json.loads(self.process.stdout.readline())
+        peak = watcher.stop() if watcher else None
+        end(session)
+        with open(self.out) as out, open(self.error) as error:
+            return Ended(code, out.read(), error.read(), peak)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def end(session):
+    """Ends what is left of a session, but for the process of python's that then removes its shared memory."""
+    for pid in members(session):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                if "resource_tracker" not in file.read():
+                    os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
 
 
 def members(session):

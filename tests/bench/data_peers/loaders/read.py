@@ -1,14 +1,17 @@
-"""One measurement of one peer in a process of its own: read.py JOB, a JSON object. Prints one JSON object.
+"""Measures one peer: read.py PEER imports it, then forks a process for each job, a line of JSON on stdin.
 
-The clock starts before the peer opens its data set and stops at its last batch: neither importing nor ending counts.
+It prints "ready", and for each job the number of the process and then its exit status, null where it reached its
+limit. The process writes one JSON object to the job's file. So a hundred measurements cost one import. The clock starts before the peer opens its data set and stops at its last batch: neither importing nor ending counts.
 """
 
 import importlib
 import json
 import os
 import pickle
+import signal
 import sys
 import time
+import traceback
 import warnings
 
 # Before torch: the empty libraries in place of CUDA's have no symbols to bind.
@@ -27,7 +30,6 @@ class Job:
     bucket, key, secret, region = "bench", "strand", "strand-local", "us-east-1"
 
     def __init__(self, fields):
-        self.peer = fields["peer"]
         self.mode = fields["mode"]  # epoch, save or resume
         self.folder = fields["folder"]  # of all formats
         self.endpoint = fields["endpoint"]  # of S3, or null
@@ -91,9 +93,13 @@ def measure(job, peer):
     return reading, seconds
 
 
-def main():
-    job = Job(json.loads(sys.argv[1]))
-    reading, seconds = measure(job, importlib.import_module(job.peer))
+def work(fields, peer):
+    """The forked process: a session of its own, so that its workers can be found and ended."""
+    os.setsid()
+    for number, name in ((0, os.devnull), (1, os.devnull), (2, fields["error"])):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(fields["variables"])
+    reading, seconds = measure(Job(fields), peer)
     flat = [id for batch in reading.ids for id in batch]
     result = {
         "seconds": seconds,
@@ -104,9 +110,45 @@ def main():
         "bad": int(reading.bad),
         "last_ids": reading.ids[-1] if reading.ids else [],
     }
-    print(json.dumps(result), flush=True)
-    # Some loaders wait for their threads for good.
+    with open(fields["out"], "w") as file:
+        json.dump(result, file)
+
+
+def fork(fields, peer):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work(fields, peer)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    # Some loaders would wait for their threads for good.
     os._exit(0)
+
+
+def wait(pid, limit):
+    """The exit status of a process, or None where it had to be killed."""
+    end = time.monotonic() + limit
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        time.sleep(0.01)
+
+
+def main():
+    peer = importlib.import_module(sys.argv[1])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        fields = json.loads(line)
+        pid = fork(fields, peer)
+        print(pid, flush=True)
+        print(json.dumps(wait(pid, fields["limit"])), flush=True)
 
 
 if __name__ == "__main__":
