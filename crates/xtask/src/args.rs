@@ -14,7 +14,7 @@ usage: cargo xtask COMMAND
       --data            only make the data
   test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
   bench data [OPTION]…  strand's reader against the loaders people use: `cargo xtask bench data --help`
-  lint                  rustfmt, clippy, cargo-deny, shellcheck, sizes of files";
+  lint                  rustfmt, clippy, cargo-deny, shellcheck, ruff, sizes of files";
 
 /// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]

@@ -131,8 +131,8 @@ def describe(contender, result):
     where = f"{result['condition']}, {contender.title}, {result['setting']} {contender.unit}"
     if result["outcome"] != "ok":
         return f"{where}: {result['outcome']} {result.get('message', '')}".rstrip()
-    first = result["first_batch_s"] * 1e3
-    return f"{where}: {result['gb_per_s']:.2f} GB/s, first batch {first:.0f} ms ({result['purpose']})"
+    rate, first = f"{result['gb_per_s']:.2f} GB/s", f"{result['first_batch_s'] * 1e3:.0f} ms"
+    return f"{where}: {rate}, first batch {first} ({result['purpose']})"
 
 
 def median(values):

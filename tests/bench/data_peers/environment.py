@@ -91,7 +91,7 @@ class Environment:
     def pip(self, *what):
         pip = [self.python, "-m", "pip", "install", "--quiet", "--no-input"]
         pip += ["--disable-pip-version-check", *what]
-        if subprocess.run(pip, stdout=sys.stderr).returncode:
+        if subprocess.run(pip, check=False, stdout=sys.stderr).returncode:
             sys.exit("error: pip could not install the peers\nhint: its message is above")
 
     def make_stubs(self):
@@ -100,7 +100,8 @@ class Environment:
             self.make_module(module, names)
         command = [self.python, "-c", LAZY + "import torch"]
         while True:
-            done = subprocess.run(command, env=self.variables(), capture_output=True, text=True)
+            kept = {"capture_output": True, "text": True}
+            done = subprocess.run(command, check=False, env=self.variables(), **kept)
             if done.returncode == 0:
                 return
             found = MISSING.search(done.stderr)

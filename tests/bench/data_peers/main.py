@@ -1,13 +1,13 @@
 """The command line of the benchmark, and the order of its work."""
 
 import argparse
-import datetime
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
 import report
@@ -20,6 +20,8 @@ from store import Store
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 SAMPLE_BYTES = 2 * 16 * 32 * 768
 BATCH = 8
+# Samples are a multiple of it, so that row groups are whole and workers have equal parts.
+STEP = 128
 EXAMPLES = """\
 examples:
   tests/bench/data_peers/run --quick
@@ -51,22 +53,24 @@ def arguments():
         epilog=EXAMPLES + ", ".join(names) + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    release = os.path.join(ROOT, "target", "release")
-    flag = parser.add_argument
+    release, work = os.path.join(ROOT, "target", "release"), os.path.join(ROOT, "target", "bench")
+    flag, once = parser.add_argument, "128 samples, one setting, one round: does it work?"
+    limit = "seconds after which a reader hangs [default: 60]"
     flag("--strand", metavar="PATH", default=f"{release}/strand", help="the program strand")
     flag("--s3-sim", metavar="PATH", help="the program s3_sim [default: beside strand]")
     flag("--size", default="1GB", help="bytes of features: 100MB, 1GB [default: 1GB]")
-    flag("--work", metavar="DIR", default=f"{ROOT}/target/bench", help="where all files go [default: target/bench]")
+    flag("--work", metavar="DIR", default=work, help="for all files [default: target/bench]")
     flag("--runs", type=int, default=3, help="rounds; medians are shown [default: 3]")
     flag("--only", metavar="NAME,…", help="contenders to measure [default: all]")
-    flag("--limit", type=float, default=60, metavar="S", help="seconds after which a reader hangs [default: 60]")
+    flag("--limit", type=float, default=60, metavar="S", help=limit)
     flag("--json", metavar="FILE", help="write every measurement to a file")
-    flag("--quick", action="store_true", help="128 samples, one setting, one round: does it work?")
+    flag("--quick", action="store_true", help=once)
     parsed = parser.parse_args()
+    parsed.strand, parsed.work = map(os.path.abspath, (parsed.strand, parsed.work))
     parsed.s3_sim = parsed.s3_sim or os.path.join(os.path.dirname(parsed.strand), "s3_sim")
     parsed.contenders = chosen(parser, parsed.only, names)
     parsed.samples = count(parser, "100MB" if parsed.quick else parsed.size)
-    parsed.runs = 1 if parsed.quick else parsed.runs
+    parsed.runs = 1 if parsed.quick else max(1, parsed.runs)
     return parsed
 
 
@@ -79,13 +83,13 @@ def chosen(parser, only, names):
 
 
 def count(parser, size):
-    """Samples that come nearest to a size, in whole row groups."""
+    """Samples that come nearest to a size: 128 to every 100 MB."""
     units = {"MB": 10**6, "GB": 10**9}
     try:
         asked = float(size[:-2]) * units[size[-2:]]
     except (KeyError, ValueError):
         parser.error(f"--size: {size} is not a size like 500MB or 1GB")
-    return max(4, round(asked / SAMPLE_BYTES / BATCH)) * BATCH
+    return max(1, round(asked / SAMPLE_BYTES / STEP)) * STEP
 
 
 def make_samples(bench, environment):
@@ -162,7 +166,7 @@ def machine():
     with open("/proc/cpuinfo") as file:
         models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": time.strftime("%FT%TZ", time.gmtime()),
         "cores": cores,
         "cpu": models[0] if models else platform.machine(),
         "load_at_start": os.getloadavg()[0],

@@ -7,9 +7,8 @@ import glob
 import random
 
 import numpy as np
-import pyarrow.parquet as parquet
 import torch
-from pyarrow import fs
+from pyarrow import fs, parquet
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import samples

@@ -1,7 +1,7 @@
 """LitData: its own chunks, which it downloads to a folder."""
 
 import litdata
-import litdata.streaming.downloader as downloader
+from litdata.streaming import downloader
 
 
 def load(job):

@@ -118,13 +118,15 @@ def fork(fields, peer):
     pid = os.fork()
     if pid:
         return pid
+    code = 1
     try:
         work(fields, peer)
-    except BaseException:
+        code = 0
+    except Exception:  # noqa: BLE001
         traceback.print_exc()
-        os._exit(1)
-    # Some loaders would wait for their threads for good.
-    os._exit(0)
+    finally:
+        # Some loaders would wait for their threads for good, and no error may reach the loop over jobs.
+        os._exit(code)
 
 
 def wait(pid, limit):
