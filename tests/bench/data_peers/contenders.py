@@ -55,7 +55,9 @@ class Peer:
         if self.name not in bench.forkers:
             command = [bench.environment.python, os.path.join(LOADERS, "read.py"), self.name]
             offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": os.path.join(bench.work, "hugging")}
-            variables = {**bench.environment.variables(), **offline}
+            # The threads of torch would spin for each other where other programs want the cores too.
+            calm = {"OMP_WAIT_POLICY": "passive"}
+            variables = {**bench.environment.variables(), **offline, **calm}
             bench.forkers[self.name] = process.Forker(command, variables, bench.work)
         return bench.forkers[self.name]
 

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,8 @@ def version(strand):
 
 
 def main():
+    # So that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = arguments()
     for program in (options.strand, options.s3_sim):
         if not os.access(program, os.X_OK):

@@ -3,12 +3,15 @@
 import json
 import subprocess
 
+LIFE_S = 4 * 3600
+
 
 class Store:
     """An `s3_sim` that serves a folder of buckets until it is closed."""
 
     def __init__(self, program, folder, flags):
-        command = [program, "--root", folder, *flags]
+        # It ends by itself where this program is killed.
+        command = [program, "--root", folder, "--seconds", str(LIFE_S), *flags]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
         words = self.process.stdout.readline().split()
