@@ -13,7 +13,8 @@ usage: cargo xtask COMMAND
       --fresh           start over instead of continuing an interrupted run
       --data            only make the data
   test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
-  lint                  rustfmt, clippy, cargo-deny, shellcheck, sizes of files";
+  bench data [OPTION]…  strand's reader against the loaders people use: `cargo xtask bench data --help`
+  lint                  rustfmt, clippy, cargo-deny, shellcheck, ruff, sizes of files";
 
 /// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Command {
     Lint,
     Test(Option<Area>),
     Demo(DemoOptions),
+    /// With the arguments of the benchmark.
+    BenchData(Vec<String>),
 }
 
 /// The options of `cargo xtask demo`.
@@ -73,6 +76,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Fai
         return Err(usage("a command is missing"));
     };
     let rest: Vec<String> = arguments.collect();
+    if command == "bench" {
+        return bench(&rest);
+    }
     if rest.iter().any(|word| word == "--help" || word == "-h") {
         return Ok(Command::Help);
     }
@@ -110,6 +116,16 @@ fn area(rest: &[String]) -> Result<Option<Area>, Failure> {
     })
 }
 
+/// A benchmark knows its own options, `--help` among them.
+fn bench(rest: &[String]) -> Result<Command, Failure> {
+    match rest.split_first() {
+        Some((name, options)) if name == "data" => Ok(Command::BenchData(options.to_vec())),
+        Some((name, _)) if name == "--help" || name == "-h" => Ok(Command::Help),
+        Some((name, _)) => Err(usage(format!("unknown benchmark `{name}`"))),
+        None => Err(usage("a benchmark is missing: there is `data`")),
+    }
+}
+
 fn demo(rest: &[String]) -> Result<DemoOptions, Failure> {
     let mut options = DemoOptions::default();
     for word in rest {
@@ -140,6 +156,9 @@ mod tests {
         let expected = DemoOptions { json: true, quick: true, ..DemoOptions::default() };
         assert_eq!(parsed("demo --json --quick").unwrap(), Command::Demo(expected));
         assert_eq!(parsed("demo --help").unwrap(), Command::Help);
+        let options = vec!["--quick".to_owned(), "--help".to_owned()];
+        assert_eq!(parsed("bench data --quick --help").unwrap(), Command::BenchData(options));
+        assert_eq!(parsed("bench --help").unwrap(), Command::Help);
     }
 
     #[test]
@@ -151,6 +170,8 @@ mod tests {
             ("test gold", "gold"),
             ("test cli unit", "unit"),
             ("demo --jsn", "--jsn"),
+            ("bench", "data"),
+            ("bench dta", "dta"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.to_string().contains(word), "{line}: {error}");

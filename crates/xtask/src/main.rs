@@ -1,8 +1,9 @@
-//! `cargo xtask`: provisions what the build needs, then demonstrates, tests and lints the project.
+//! `cargo xtask`: provisions what the build needs, then demonstrates, tests, lints and measures the project.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod bench;
 mod demo;
 mod failure;
 mod lint;
@@ -37,5 +38,6 @@ fn run() -> anyhow::Result<()> {
         Command::Lint => lint::run(&workspace),
         Command::Test(area) => test::run(&workspace, area),
         Command::Demo(options) => demo::run(&workspace, options),
+        Command::BenchData(options) => bench::data(&workspace, &options),
     }
 }

@@ -6,6 +6,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::Context;
 
 use crate::failure::{ENVIRONMENT, Failure};
+use crate::talk::say;
+use crate::workspace::Workspace;
 
 /// Runs a command to its end and returns its status. What it prints goes to stderr: stdout belongs
 /// to our own result.
@@ -16,11 +18,23 @@ pub fn status(command: &mut Command) -> anyhow::Result<ExitStatus> {
 
 /// Runs a command that has to succeed; `what` names it in the error.
 pub fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
-    let status = status(command)?;
+    outcome(status(command)?, what)
+}
+
+/// An error where a program did not succeed; `what` names it.
+pub fn outcome(status: ExitStatus, what: &str) -> anyhow::Result<()> {
     if status.success() {
         return Ok(());
     }
     Err(Failure::new(exit_code(status), format!("{what}: {}", describe(status))).into())
+}
+
+/// Builds the programs of the workspace; `area` names who needs them.
+pub fn build(workspace: &Workspace, area: &str) -> anyhow::Result<()> {
+    say(area, "building (minutes the first time, most of them for libtorch's bindings)");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&workspace.root).args(["build", "--release", "--workspace", "--bins"]);
+    run(&mut cargo, "building")
 }
 
 /// What a command prints on stdout, or `None` if it cannot start or fails.

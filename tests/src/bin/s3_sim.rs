@@ -1,14 +1,16 @@
 //! A fast, read-only stand-in for S3, as slow and as faulty as it is told to be: see `strand_tests::s3_sim`.
 //!
 //! Its first line on stdout is what a shell needs to use it, once it listens:
-//! `export AWS_ENDPOINT_URL=http://127.0.0.1:PORT AWS_ALLOW_HTTP=true …`.
+//! `export AWS_ENDPOINT_URL=http://127.0.0.1:PORT AWS_ALLOW_HTTP=true …`. Each line on stdin is answered with what it was
+//! asked for so far: `{"bytes":0,"faults":0,"requests":0}`.
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use strand_tests::s3_sim::{Fault, Faults, Server};
+use strand_tests::s3_sim::{Counts, Fault, Faults, Server};
 
 /// Serves folders as S3 buckets on the loopback interface.
 #[derive(Parser)]
@@ -64,9 +66,25 @@ async fn main() -> anyhow::Result<()> {
     let server = Server::start(flags.root, flags.port, faults).await?;
     let settings = server.settings().map(|(name, value)| format!("{name}={value}"));
     writeln!(std::io::stdout(), "export {}", settings.join(" "))?;
+    // A thread of its own: the runtime would wait for one that reads stdin.
+    let counts = server.counts().clone();
+    std::thread::spawn(move || answer(&counts));
     match flags.seconds {
         Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
         None => std::future::pending().await,
+    }
+    Ok(())
+}
+
+/// Prints the counts for each line of stdin, until it ends.
+fn answer(counts: &Counts) -> std::io::Result<()> {
+    for line in std::io::stdin().lines() {
+        line?;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (requests, bytes, faults) =
+            (of(&counts.requests), of(&counts.bytes), of(&counts.faults));
+        let counts = serde_json::json!({"requests": requests, "bytes": bytes, "faults": faults});
+        writeln!(std::io::stdout(), "{counts}")?;
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// What it was asked for so far.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 

@@ -14,7 +14,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::args::DemoOptions;
-use crate::process::run as run_to_success;
+use crate::process::{build, run as run_to_success};
 use crate::talk::{duration, say, timed};
 use crate::{setup, workspace::Workspace};
 use accuracy::Accuracy;
@@ -34,7 +34,7 @@ pub fn run(workspace: &Workspace, options: DemoOptions) -> anyhow::Result<()> {
         fs::remove_dir_all(place.folder()).context("the last demo cannot be removed")?;
     }
     setup::ensure(workspace)?;
-    let (_, built) = timed(|| build(workspace))?;
+    let (_, built) = timed(|| build(workspace, "demo"))?;
     if options.data {
         return place.make_data().map(drop);
     }
@@ -46,13 +46,6 @@ pub fn run(workspace: &Workspace, options: DemoOptions) -> anyhow::Result<()> {
     }
     epilogue(&place, built, ran);
     Ok(())
-}
-
-fn build(workspace: &Workspace) -> anyhow::Result<()> {
-    say("demo", "building (minutes the first time, most of them for libtorch's bindings)");
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(&workspace.root).args(["build", "--release", "--workspace", "--bins"]);
-    run_to_success(&mut cargo, "building")
 }
 
 impl Place {

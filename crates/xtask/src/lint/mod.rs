@@ -1,6 +1,8 @@
 //! `cargo xtask lint`: every check runs, then the failed ones are named together.
 
 mod files;
+mod program;
+mod python;
 mod shell;
 
 use std::process::Command;
@@ -12,10 +14,11 @@ use crate::{setup, workspace::Workspace};
 
 type Check = fn(&Workspace) -> anyhow::Result<Outcome>;
 
-const CHECKS: [(&str, Check); 5] = [
+const CHECKS: [(&str, Check); 6] = [
     ("sizes of files", files::check),
     ("rustfmt", format),
     ("shellcheck", shell::check),
+    ("ruff", python::check),
     ("cargo-deny", deny),
     ("clippy", clippy),
 ];
@@ -44,7 +47,7 @@ pub fn run(workspace: &Workspace) -> anyhow::Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    let hint = "`cargo fmt` and `cargo clippy --fix` mend much of it";
+    let hint = "`cargo fmt`, `cargo clippy --fix` and `ruff format` mend much of it";
     Err(Failure::new(FAILED, format!("lint failed: {}", failed.join(", "))).hint(hint).into())
 }
 

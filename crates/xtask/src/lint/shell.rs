@@ -1,14 +1,15 @@
 //! shellcheck over every shell script.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Outcome;
 use super::files::list;
-use crate::process::{answer, run};
-use crate::setup::{CacheLock, Needs, Wheels, install, require};
+use super::program::program;
+use crate::process::run;
+use crate::setup::Wheels;
 use crate::workspace::Workspace;
 
 const WHEELS: Wheels = Wheels {
@@ -25,24 +26,10 @@ pub fn check(workspace: &Workspace) -> anyhow::Result<Outcome> {
     if scripts.is_empty() {
         return Ok(Outcome::NotRun("there are no shell scripts".to_owned()));
     }
-    let mut shellcheck = Command::new(program(&workspace.cache)?);
+    let mut shellcheck = Command::new(program(&workspace.cache, "shellcheck", &WHEELS)?);
     shellcheck.current_dir(&workspace.root).arg("--").args(&scripts);
     run(&mut shellcheck, "shellcheck")?;
     Ok(Outcome::Passed)
-}
-
-fn program(cache: &Path) -> anyhow::Result<PathBuf> {
-    if answer(Command::new("shellcheck").arg("--version")).is_some() {
-        return Ok("shellcheck".into());
-    }
-    let fetched = cache.join("wheels").join(WHEELS.folder).join(WHEELS.proof);
-    if !fetched.exists() {
-        require(Needs { compiler: false, pip: true })?;
-        let lock = CacheLock::take(cache)?;
-        fs::create_dir_all(cache.join("wheels"))?;
-        install(&lock, cache, &WHEELS)?;
-    }
-    Ok(fetched)
 }
 
 fn is_script(root: &Path, path: &Path) -> bool {
