@@ -102,6 +102,14 @@ pub enum DataError {
     /// Settings of a writer or loader that cannot work.
     #[error("{0}")]
     Settings(String),
+    /// A cache that cannot be used.
+    #[error("cache {folder}: {reason}")]
+    Cache {
+        /// Its folder.
+        folder: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A cursor that belongs to other data or another order.
     #[error("cannot continue from the saved data position: {0}")]
     Cursor(String),
@@ -133,15 +141,20 @@ impl DataError {
             Self::Cursor(_) => {
                 "start over with `--resume never`, or restore the recipe and the data of the checkpoint"
             }
+            Self::Cache { .. } => {
+                "give it an empty folder on a local disk and a larger limit, or do without: `mode: off`"
+            }
             Self::Store(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
     }
 
-    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed.
+    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed, 2 for
+    /// settings of a cache.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Cache { .. } => 2,
             Self::Store(error) if !error.is_not_found() => error.exit_code(),
             _ => 4,
         }

@@ -170,7 +170,7 @@ fn key(at: SampleRef) -> Key {
 }
 
 /// Bytes of the largest window that a set may have.
-fn window_bytes(set: &Dataset) -> u64 {
+pub(crate) fn window_bytes(set: &Dataset) -> u64 {
     let groups = set.manifest().shards.iter().flat_map(|shard| &shard.groups);
     let largest = groups.clone().map(|group| group.bytes).max().unwrap_or_default();
     largest * (groups.count() as u64).min(crate::epoch::WINDOW)

@@ -7,6 +7,7 @@
 //! - [`encoding`] is how an encoder process is talked to.
 
 mod adopt;
+mod cache;
 #[cfg(test)]
 mod damage;
 mod dataset;
@@ -20,9 +21,11 @@ pub mod frames;
 mod groups;
 mod loader;
 mod manifest;
+mod mixing;
 mod order;
 mod pages;
 mod permute;
+mod pool;
 mod prompts;
 mod row;
 mod sample;
@@ -37,13 +40,14 @@ mod walk;
 mod writer;
 
 pub use adopt::{PlainFile, adopt, plain_files, read_plain};
+pub use cache::{Cache, CacheEntry, CacheStats, default_cache_limit, user_cache_folder};
 pub use dataset::Dataset;
 pub use draw::{below, draw};
 pub use error::{DataError, Place};
 pub use frames::FrameRule;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
-pub use order::{Cursor, Order, SampleRef, cut};
+pub use order::{Cursor, Order, OrderRules, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};
 pub use row::{Dtype, Encoder, Media, Qa, Row};
 pub use sample::Sample;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::groups::{Fetched, Groups};
 use crate::order::cut;
 use crate::sample::Visit;
-use crate::{Cursor, DataError, Dataset, FrameRule, Order, Sample, SampleRef};
+use crate::{Cursor, DataError, Dataset, FrameRule, Order, OrderRules, Sample, SampleRef};
 
 /// Finished batches that wait for the trainer.
 const BATCHES_READY: usize = 2;
@@ -41,6 +41,10 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Steps from the beginning (not from a cursor); without end where not given.
     pub steps: Option<u64>,
+    /// Every step's samples come from one set.
+    pub one_set: bool,
+    /// Row groups of similar length are read together.
+    pub by_length: bool,
 }
 
 /// A rank's share of a step.
@@ -55,8 +59,9 @@ pub struct Batch {
 }
 
 /// Where each step begins and ends: a function of the options, the same on every rank.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
+    order: Arc<Order>,
     batch: u64,
     /// Samples of the whole run.
     total: Option<u64>,
@@ -64,26 +69,31 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(options: &LoaderOptions, epoch_len: u64) -> Plan {
+    fn new(options: &LoaderOptions, order: Arc<Order>) -> Plan {
         let batch = options.global_batch as u64;
-        let by_steps = options.steps.map(|steps| steps.saturating_mul(batch));
-        let by_epochs = options.epochs.map(|epochs| epochs.saturating_mul(epoch_len));
+        let by_steps = options.steps.map(|steps| order.step_start(steps, batch));
+        let by_epochs = options.epochs.map(|epochs| epochs.saturating_mul(order.epoch_len()));
         let total = [by_steps, by_epochs].into_iter().flatten().min();
-        Plan { batch, total, drop_last: options.drop_last }
+        Plan { order, batch, total, drop_last: options.drop_last }
     }
 
     /// The end of the step that begins at a position; `None` where there is no such step.
-    fn end(self, first: u64) -> Option<u64> {
-        let full = first.saturating_add(self.batch);
-        let end = self.total.map_or(full, |total| full.min(total));
-        let complete = end == full || (!self.drop_last && end > first);
-        complete.then_some(end)
+    fn end(&self, first: u64) -> Option<u64> {
+        let total = self.total.unwrap_or(u64::MAX);
+        if first >= total {
+            return None;
+        }
+        let full = self.order.step_end(first, self.batch);
+        let end = full.min(total);
+        (end == full || !self.drop_last).then_some(end)
     }
 
-    fn steps(self) -> Option<u64> {
-        self.total.map(
-            |total| if self.drop_last { total / self.batch } else { total.div_ceil(self.batch) },
-        )
+    fn steps(&self) -> Option<u64> {
+        let total = self.total?;
+        let steps = self.order.steps_before(total, self.batch);
+        let last = self.order.step_start(steps.saturating_sub(1), self.batch);
+        let is_dropped = steps > 0 && self.end(last).is_none();
+        Some(steps - u64::from(is_dropped))
     }
 }
 
@@ -113,9 +123,9 @@ impl Loader {
     ) -> Result<Loader, DataError> {
         let visit = check(&sets, &options)?;
         let weighted: Vec<_> = sets.iter().map(|(set, weight)| (set.manifest(), *weight)).collect();
-        let order = Arc::new(Order::new(&weighted, options.seed)?);
+        let order = Arc::new(Order::with_rules(&weighted, options.seed, rules(&options))?);
         let consumed = cursor.map_or(Ok(0), |cursor| order.resume(&cursor))?;
-        let plan = Plan::new(&options, order.epoch_len());
+        let plan = Plan::new(&options, order.clone());
         let fetched = Arc::new(Fetched::default());
         let sets = sets.into_iter().map(|(set, _)| set).collect();
         let groups = Groups::new(sets, options.prefetch_bytes, fetched.clone());
@@ -123,7 +133,7 @@ impl Loader {
         let planned = VecDeque::new();
         let reader = Reader {
             order: order.clone(),
-            plan,
+            plan: plan.clone(),
             rank,
             size,
             visit,
@@ -184,6 +194,11 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn rules(options: &LoaderOptions) -> OrderRules {
+    let one_set = options.one_set.then_some(options.global_batch as u64);
+    OrderRules { one_set, by_length: options.by_length }
 }
 
 fn check(sets: &[(Dataset, Option<f64>)], options: &LoaderOptions) -> Result<Visit, DataError> {

@@ -23,6 +23,8 @@ fn reading(rank: usize, size: usize) -> LoaderOptions {
         epochs: Some(2),
         drop_last: false,
         steps: None,
+        one_set: false,
+        by_length: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use strand_data::{Batch, Loader, LoaderOptions};
 use strand_recipe::{Length, Normalization, learning_rate};
 
-use crate::config::{frame_rule, video_input};
+use crate::config::{frame_rule, order_rules, video_input};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::masking::Masks;
@@ -122,6 +122,7 @@ impl Run<'_> {
             Length::Steps(steps) => (Some(steps), None),
             Length::Epochs(epochs) => (None, Some(epochs)),
         };
+        let rules = order_rules(&plan.stage, plan.batch.global as u64);
         let options = LoaderOptions {
             // Each stage has an order of its own.
             seed: recipe.seed.wrapping_add(plan.index as u64),
@@ -134,6 +135,8 @@ impl Run<'_> {
             epochs,
             drop_last: false,
             steps,
+            one_set: rules.one_set.is_some(),
+            by_length: rules.by_length,
         };
         let cursor = position.resumed.as_ref().map(|(_, cursor)| cursor.clone());
         let handle = self.settings.handle.clone();

@@ -90,6 +90,8 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
         epochs: args.batches.is_none().then_some(1),
         drop_last: false,
         steps: args.batches,
+        one_set: false,
+        by_length: false,
     })
 }
 
