@@ -10,7 +10,8 @@ use tokio::sync::OnceCell;
 
 use crate::decode::decode_group;
 use crate::error::Place;
-use crate::manifest::{MANIFEST, MAX_MANIFEST_BYTES, Shard};
+use crate::fetch::Fetcher;
+use crate::manifest::{Group, MANIFEST, MAX_MANIFEST_BYTES, Shard};
 use crate::{DataError, Manifest, Row, footer};
 
 /// Parsed footers that stay in memory.
@@ -105,16 +106,31 @@ impl Dataset {
     /// [`DataError::MissingShard`], [`DataError::Truncated`], [`DataError::Checksum`], [`DataError::Shard`] and
     /// [`DataError::Store`]. All name the shard, most the row group, a damaged sample its row.
     pub async fn read_group(&self, shard: usize, group: usize) -> Result<Vec<Row>, DataError> {
-        let description = self.shard(shard)?;
+        self.read_group_with(&Fetcher::default(), shard, group).await
+    }
+
+    /// As [`Self::read_group`], with the bytes from `fetcher`.
+    pub(crate) async fn read_group_with(
+        &self,
+        fetcher: &Fetcher,
+        shard: usize,
+        group: usize,
+    ) -> Result<Vec<Row>, DataError> {
+        let (description, expected) = self.group(shard, group)?;
         let place = Place::group(self.inner.location.url_of(&description.path), group);
-        let Some(group) = description.groups.get(group).cloned() else {
-            return Err(DataError::Settings(format!("{place}: there is no such row group")));
-        };
-        let bytes = self.read(description, group.range());
+        let bytes = fetcher.fetch(self, shard, group);
         let (bytes, footer) = tokio::try_join!(bytes, self.footer(shard, description))?;
-        let shape = self.manifest().row_shape();
-        let task = place.clone();
-        guarded(&place, move || decode_group(&task, footer, &group, shape, bytes)).await
+        let (task, expected, shape) =
+            (place.clone(), expected.clone(), self.manifest().row_shape());
+        guarded(&place, move || decode_group(&task, footer, &expected, shape, bytes)).await
+    }
+
+    /// What the manifest says of a row group, and of its shard.
+    pub(crate) fn group(&self, shard: usize, group: usize) -> Result<(&Shard, &Group), DataError> {
+        let shard = self.shard(shard)?;
+        let place = || Place::group(self.inner.location.url_of(&shard.path), group);
+        let missing = || DataError::Settings(format!("{}: there is no such row group", place()));
+        Ok((shard, shard.groups.get(group).ok_or_else(missing)?))
     }
 
     pub(crate) fn shard(&self, shard: usize) -> Result<&Shard, DataError> {

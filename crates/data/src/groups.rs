@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
 
+use crate::fetch::Fetcher;
 use crate::{DataError, Dataset, Row, SampleRef};
 
 /// Requests under way at once.
@@ -25,6 +26,7 @@ pub(crate) struct Fetched {
 /// The row groups that planned samples need.
 pub(crate) struct Groups {
     sets: Vec<Dataset>,
+    fetcher: Fetcher,
     budget: u64,
     /// Bytes of all groups that are there or on their way.
     held: u64,
@@ -57,7 +59,8 @@ impl Groups {
         // Below one window of each set the same groups would be fetched again and again.
         let budget = sets.iter().map(window_bytes).sum::<u64>() + ahead;
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
-        Groups { sets, budget, held: 0, groups, waiting, fetches, fetched, clock: 0 }
+        let fetcher = Fetcher::default();
+        Groups { sets, fetcher, budget, held: 0, groups, waiting, fetches, fetched, clock: 0 }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -141,8 +144,9 @@ impl Groups {
         if let Some(held) = self.groups.get_mut(&key) {
             held.state = State::Fetching;
         }
-        let set = self.sets[set].clone();
-        self.fetches.spawn(async move { (key, set.read_group(shard, group).await) });
+        let (set, fetcher) = (self.sets[set].clone(), self.fetcher.clone());
+        let read = async move { set.read_group_with(&fetcher, shard, group).await };
+        self.fetches.spawn(async move { (key, read.await) });
     }
 
     /// Whether a group fits, where need be in place of groups that no planned sample needs.

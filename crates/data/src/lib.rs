@@ -16,6 +16,7 @@ mod draw;
 pub mod encoding;
 mod epoch;
 mod error;
+mod fetch;
 mod footer;
 pub mod frames;
 mod groups;
