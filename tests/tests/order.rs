@@ -182,7 +182,9 @@ fn rules_are_part_of_the_position() {
         mixture.rules = rules;
         let other = mixture.order();
         assert!((0..200).any(|at| plain.at(at) != other.at(at)));
-        assert!(other.resume(&plain.cursor(16)).is_err() && plain.resume(&other.cursor(16)).is_err());
+        assert!(
+            other.resume(&plain.cursor(16)).is_err() && plain.resume(&other.cursor(16)).is_err()
+        );
     }
 }
 

@@ -125,6 +125,28 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether bytes of the data set are damaged, so that their rows may be skipped.
+    pub fn is_damage(&self) -> bool {
+        self.damage().is_some()
+    }
+
+    /// A copy of an error that is damage: it stands for all rows of a row group.
+    pub(crate) fn damage(&self) -> Option<DataError> {
+        match self {
+            Self::Truncated { place, bytes, expected } => {
+                let (bytes, expected) = (*bytes, *expected);
+                Some(Self::Truncated { place: place.clone(), bytes, expected })
+            }
+            Self::Checksum { place, what } => {
+                Some(Self::Checksum { place: place.clone(), what: what.clone() })
+            }
+            Self::Shard { place, reason } => {
+                Some(Self::Shard { place: place.clone(), reason: reason.clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

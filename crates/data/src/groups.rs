@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use tokio::task::JoinSet;
 
@@ -34,7 +34,6 @@ pub(crate) struct Groups {
     /// Groups that wait for room, in the order of their first use.
     waiting: VecDeque<Key>,
     fetches: JoinSet<(Key, Result<Vec<Row>, DataError>)>,
-    fetched: Arc<Fetched>,
     /// Counts uses, to tell the group that was used longest ago.
     clock: u64,
 }
@@ -55,12 +54,11 @@ enum State {
 
 impl Groups {
     /// No groups yet. `ahead` bytes are fetched beyond the windows that are being read.
-    pub fn new(sets: Vec<Dataset>, ahead: u64, fetched: Arc<Fetched>) -> Groups {
+    pub fn new(sets: Vec<Dataset>, ahead: u64, fetcher: Fetcher) -> Groups {
         // Below one window of each set the same groups would be fetched again and again.
         let budget = sets.iter().map(window_bytes).sum::<u64>() + ahead;
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
-        let fetcher = Fetcher::default();
-        Groups { sets, fetcher, budget, held: 0, groups, waiting, fetches, fetched, clock: 0 }
+        Groups { sets, fetcher, budget, held: 0, groups, waiting, fetches, clock: 0 }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -119,7 +117,11 @@ impl Groups {
                 self.fetch(key);
                 Ok(None)
             }
-            State::Failed(error) => Err(std::mem::replace(error, DataError::Stopped)),
+            State::Failed(error) => {
+                held.needed = held.needed.saturating_sub(1);
+                // Damage is the same for every row of the group; another failure ends the loader.
+                Err(error.damage().unwrap_or_else(|| std::mem::replace(error, DataError::Stopped)))
+            }
         }
     }
 
@@ -139,8 +141,6 @@ impl Groups {
         let (set, shard, group) = key;
         let bytes = self.bytes(key);
         self.held += bytes;
-        self.fetched.groups.fetch_add(1, Ordering::Relaxed);
-        self.fetched.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(held) = self.groups.get_mut(&key) {
             held.state = State::Fetching;
         }

@@ -29,6 +29,7 @@ mod permute;
 mod pool;
 mod prompts;
 mod row;
+mod salvage;
 mod sample;
 mod schema;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
 pub use order::{Cursor, Order, OrderRules, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};
 pub use row::{Dtype, Encoder, Media, Qa, Row};
+pub use salvage::Skipped;
 pub use sample::Sample;
 pub use schema::columns;
 pub use texts::RowText;

@@ -8,10 +8,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
 use crate::order::cut;
+use crate::salvage::{Salvage, Skipped};
 use crate::sample::Visit;
-use crate::{Cursor, DataError, Dataset, FrameRule, Order, OrderRules, Sample, SampleRef};
+use crate::{Cache, Cursor, DataError, Dataset, FrameRule, Order, OrderRules, Sample, SampleRef};
 
 /// Finished batches that wait for the trainer.
 const BATCHES_READY: usize = 2;
@@ -45,6 +47,10 @@ pub struct LoaderOptions {
     pub one_set: bool,
     /// Row groups of similar length are read together.
     pub by_length: bool,
+    /// Leave damaged samples out and list them, instead of ending with an error.
+    pub skip_damaged: bool,
+    /// The node's cache, for data sets in object storage.
+    pub cache: Option<Cache>,
 }
 
 /// A rank's share of a step.
@@ -52,10 +58,12 @@ pub struct LoaderOptions {
 pub struct Batch {
     /// Position of the step's first sample in the order.
     pub first: u64,
-    /// Samples of the step over all ranks.
+    /// Samples of the step over all ranks, skipped ones included.
     pub global: usize,
-    /// The rank's contiguous cut `[r·B/dp, (r+1)·B/dp)`; may be empty in a last, short batch.
+    /// The rank's contiguous cut `[r·B/dp, (r+1)·B/dp)` without what was skipped; may be empty in a short batch.
     pub samples: Vec<Sample>,
+    /// Damaged samples of the cut that were left out.
+    pub skipped: Vec<Skipped>,
 }
 
 /// Where each step begins and ends: a function of the options, the same on every rank.
@@ -127,8 +135,10 @@ impl Loader {
         let consumed = cursor.map_or(Ok(0), |cursor| order.resume(&cursor))?;
         let plan = Plan::new(&options, order.clone());
         let fetched = Arc::new(Fetched::default());
-        let sets = sets.into_iter().map(|(set, _)| set).collect();
-        let groups = Groups::new(sets, options.prefetch_bytes, fetched.clone());
+        let sets: Vec<Dataset> = sets.into_iter().map(|(set, _)| set).collect();
+        let fetcher = Fetcher { cache: options.cache.clone(), fetched: fetched.clone() };
+        let salvage = options.skip_damaged.then(|| Salvage::new(sets.clone()));
+        let groups = Groups::new(sets, options.prefetch_bytes, fetcher);
         let (rank, size) = (options.dp_rank, options.dp_size);
         let planned = VecDeque::new();
         let reader = Reader {
@@ -140,6 +150,7 @@ impl Loader {
             next: consumed,
             planned,
             groups,
+            salvage,
         };
         let (sender, batches) = mpsc::channel(BATCHES_READY);
         let task = handle.spawn(reader.run(sender));
@@ -242,6 +253,8 @@ struct Reader {
     next: u64,
     planned: VecDeque<PlannedBatch>,
     groups: Groups,
+    /// Where damage is skipped.
+    salvage: Option<Salvage>,
 }
 
 struct PlannedBatch {
@@ -285,10 +298,27 @@ impl Reader {
 
     async fn assemble(&mut self, batch: PlannedBatch) -> Result<Batch, DataError> {
         let mut samples = Vec::with_capacity(batch.samples.len());
+        let mut skipped = Vec::new();
         for at in batch.samples {
-            let (rows, row) = self.groups.row(at).await?;
-            samples.push(self.visit.sample(&rows[row], at.set, at.epoch)?);
+            match self.sample(at).await? {
+                Ok(sample) => samples.push(sample),
+                Err(damaged) => skipped.push(damaged),
+            }
         }
-        Ok(Batch { first: batch.first, global: batch.global as usize, samples })
+        Ok(Batch { first: batch.first, global: batch.global as usize, samples, skipped })
+    }
+
+    async fn sample(&mut self, at: SampleRef) -> Result<Result<Sample, Skipped>, DataError> {
+        let error = match self.groups.row(at).await {
+            Ok((rows, row)) => return self.visit.sample(&rows[row], at.set, at.epoch).map(Ok),
+            Err(error) => error,
+        };
+        let Some(salvage) = &mut self.salvage else {
+            return Err(error);
+        };
+        match salvage.row(at, error).await? {
+            Ok(row) => self.visit.sample(&row, at.set, at.epoch).map(Ok),
+            Err(skipped) => Ok(Err(skipped)),
+        }
     }
 }

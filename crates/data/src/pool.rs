@@ -46,8 +46,7 @@ impl Pool {
         // Stable: equal ones stay in their permuted order.
         groups.sort_by_key(|&(group, _)| lengths.get(group as usize).copied());
         let chunks: Vec<&[(u64, u64)]> = groups.chunks(WINDOW as usize).collect();
-        let permuted =
-            Permutation::new(chunks.len() as u64, mix(mix(order.key, u64::MAX), number));
+        let permuted = Permutation::new(chunks.len() as u64, mix(mix(order.key, u64::MAX), number));
         let mut start = order.rows_before(slots.start);
         let windows = (0..chunks.len() as u64).map(|place| {
             let groups = chunks[permuted.apply(place) as usize].to_vec();

@@ -25,6 +25,8 @@ fn reading(rank: usize, size: usize) -> LoaderOptions {
         steps: None,
         one_set: false,
         by_length: false,
+        skip_damaged: false,
+        cache: None,
     }
 }
 

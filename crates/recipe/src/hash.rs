@@ -88,7 +88,12 @@ mod tests {
         for same in without_effect {
             assert_eq!(hash_with(&[same]), plain, "{same}");
         }
-        for other in ["seed=9", "stages.base.order.per_step=one_set", "stages.base.optimizer.lr=1", "batch.global=16"] {
+        for other in [
+            "seed=9",
+            "stages.base.order.per_step=one_set",
+            "stages.base.optimizer.lr=1",
+            "batch.global=16",
+        ] {
             assert_ne!(hash_with(&[other]), plain, "{other}");
         }
     }

@@ -98,6 +98,8 @@ impl Examiner<'_> {
             steps: None,
             one_set: false,
             by_length: false,
+            skip_damaged: false,
+            cache: None,
         };
         Ok(Loader::open(handle.clone(), vec![(set.clone(), None)], options, None)?)
     }

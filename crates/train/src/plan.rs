@@ -40,11 +40,7 @@ pub fn plan(recipe: &Recipe, handle: &Handle) -> Result<Vec<StagePlan>, TrainErr
 }
 
 /// Steps of a stage; the last step of a finite one may be short.
-fn steps_of(
-    stage: &Stage,
-    sets: &[(Dataset, Option<f64>)],
-    batch: u64,
-) -> Result<u64, TrainError> {
+fn steps_of(stage: &Stage, sets: &[(Dataset, Option<f64>)], batch: u64) -> Result<u64, TrainError> {
     let epochs = match stage.length {
         Length::Steps(steps) => return Ok(steps),
         Length::Epochs(epochs) => epochs,

@@ -115,8 +115,8 @@ impl Folder {
     /// Locks the part of an entry; `None` while another process has it.
     pub fn claim(&self, name: &str) -> io::Result<Option<Part>> {
         let path = self.parts().join(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false);
-        let file = file.clone().open(&path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

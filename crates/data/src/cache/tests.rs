@@ -57,8 +57,7 @@ impl World {
     /// Bytes of all files that are no bookkeeping.
     fn on_disk(&self) -> u64 {
         let folders = ["entries", "parts"].map(|name| self.guard.path().join("cache").join(name));
-        let files =
-            folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder"));
+        let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder"));
         files.map(|file| file.expect("a file").metadata().expect("known").len()).sum()
     }
 }

@@ -92,6 +92,8 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
         steps: args.batches,
         one_set: false,
         by_length: false,
+        skip_damaged: false,
+        cache: None,
     })
 }
 
