@@ -33,7 +33,14 @@ async fn write(from: &str, to: &str, only: Option<Media>) -> Result<()> {
 fn image(row: Row) -> Row {
     let features = row.features.slice(..row.features.len() / row.frames);
     let seconds = row.seconds.into_iter().take(1).collect();
-    Row { id: format!("image-{}", row.id), media: Media::Image, frames: 1, features, seconds, ..row }
+    Row {
+        id: format!("image-{}", row.id),
+        media: Media::Image,
+        frames: 1,
+        features,
+        seconds,
+        ..row
+    }
 }
 
 /// One set that holds both, and two sets of one kind each: masked, with a teacher, on any layout.
@@ -42,7 +49,9 @@ fn images_and_clips_train_together() -> Result<()> {
     let workspace = Workspace::new()?;
     let path = |name: &str| workspace.path(name).display().to_string();
     let runtime = tokio::runtime::Runtime::new()?;
-    for (name, only) in [("both", None), ("images", Some(Media::Image)), ("clips", Some(Media::Video))] {
+    for (name, only) in
+        [("both", None), ("images", Some(Media::Image)), ("clips", Some(Media::Video))]
+    {
         runtime.block_on(write(&path("data/train"), &path(&format!("data/{name}")), only))?;
     }
     let both = [format!("data.train.url={}", path("data/both"))];
@@ -60,13 +69,17 @@ fn images_and_clips_train_together() -> Result<()> {
         let expected = workspace.metrics(&format!("{name}-1"))?;
         let of = |step: &serde_json::Value| -> Result<(usize, usize)> {
             let ids = step["sample_ids"].as_array().context("ids")?;
-            let images = ids.iter().filter(|id| id.as_str().is_some_and(|id| id.starts_with("image-")));
+            let images =
+                ids.iter().filter(|id| id.as_str().is_some_and(|id| id.starts_with("image-")));
             Ok((images.count(), ids.len()))
         };
         let counts = expected.iter().map(of).collect::<Result<Vec<_>>>()?;
         ensure!(counts[..10].iter().any(|&(images, all)| images > 0 && images < all), "{counts:?}");
         if name == "apart" {
-            ensure!(counts[10..].iter().all(|&(images, all)| images == 0 || images == all), "{counts:?}");
+            ensure!(
+                counts[10..].iter().all(|&(images, all)| images == 0 || images == all),
+                "{counts:?}"
+            );
             let steps = counts[10..].iter().filter(|(images, _)| *images > 0).count();
             ensure!(steps == 4, "a third of the 12 steps are of images: {counts:?}");
         }

@@ -25,7 +25,8 @@ impl World {
     /// Flips a bit at this part of a row group's bytes; returns the shard's name.
     fn damage(&self, group: usize, part: f64) -> Result<String> {
         let folder = PathBuf::from(&self.data);
-        let manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("manifest.json"))?)?;
+        let manifest: Value =
+            serde_json::from_slice(&std::fs::read(folder.join("manifest.json"))?)?;
         let shard = &manifest["shards"][0];
         let name = shard["path"].as_str().context("a path")?;
         let number = |key: &str| shard["groups"][group][key].as_u64().context("a number");
@@ -44,12 +45,18 @@ impl World {
 
     fn train(&self, run: &str, layout: (usize, usize), budget: u64, more: &[&str]) -> Result<()> {
         let arguments = self.arguments(budget);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let arguments: Vec<&str> =
+            arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
         self.workspace.train(run, layout, &arguments)
     }
 
     /// Exit code and stderr of a run that fails.
-    fn fail(&self, run: &str, layout: (usize, usize), budget: u64) -> Result<(Option<i32>, String)> {
+    fn fail(
+        &self,
+        run: &str,
+        layout: (usize, usize),
+        budget: u64,
+    ) -> Result<(Option<i32>, String)> {
         let mut command = self.workspace.launch(run, &[])?;
         let layout = layout_arguments(layout.0, layout.1);
         let output = command.args(layout).args(self.arguments(budget)).output()?;
@@ -106,7 +113,11 @@ fn with_a_budget_damaged_rows_are_left_out_and_listed() -> Result<()> {
     }
     let end = world.workspace.path("one/checkpoints/step-00000010").display().to_string();
     world.train("one", (2, 1), 8, &["--resume", &end])?;
-    ensure!(world.skipped("one")? == listed, "a restart changes the list: {:?}", world.skipped("one")?);
+    ensure!(
+        world.skipped("one")? == listed,
+        "a restart changes the list: {:?}",
+        world.skipped("one")?
+    );
     println!("{} visits of {id} left out, the same on 4 layouts and after a restart", listed.len());
     Ok(())
 }

@@ -81,6 +81,13 @@ enum Look {
     NoRoom,
 }
 
+/// An entry on disk.
+enum Stored {
+    Intact(Bytes),
+    Damaged,
+    Missing,
+}
+
 impl Cache {
     /// Opens or makes a cache. Entries take up `limit` bytes at most; those used longest ago go first.
     ///
@@ -216,16 +223,23 @@ impl Cache {
 
 impl Inner {
     fn look(&self, entry: &CacheEntry) -> io::Result<Look> {
-        if let Some(bytes) = self.read(entry)? {
+        if let Stored::Intact(bytes) = self.read(entry)? {
             return Ok(Look::There(bytes));
         }
         let Some(part) = self.folder.claim(entry.name())? else {
             return Ok(Look::Busy);
         };
-        // Another process may have finished it just before the claim.
-        if let Some(bytes) = self.read(entry)? {
-            self.account.remove_part(&part)?;
-            return Ok(Look::There(bytes));
+        // Another process may have finished it just before the claim; from now on nobody else changes it.
+        match self.read(entry)? {
+            Stored::Intact(bytes) => {
+                self.account.remove_part(&part)?;
+                return Ok(Look::There(bytes));
+            }
+            Stored::Damaged => {
+                self.counts.healed.fetch_add(1, Ordering::Relaxed);
+                self.account.remove_entry(entry.name())?;
+            }
+            Stored::Missing => {}
         }
         if !self.account.reserve(&part, entry.bytes())? {
             self.account.remove_part(&part)?;
@@ -234,18 +248,15 @@ impl Inner {
         Ok(Look::Ours(part))
     }
 
-    /// An entry that is there and intact. A damaged one is removed.
-    fn read(&self, entry: &CacheEntry) -> io::Result<Option<Bytes>> {
+    fn read(&self, entry: &CacheEntry) -> io::Result<Stored> {
         let Some(found) = self.folder.read(entry.name(), entry.bytes())? else {
-            return Ok(None);
+            return Ok(Stored::Missing);
         };
-        if found.len() as u64 == entry.bytes() && entry.is_of(&found) {
-            self.counts.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(Some(found));
+        if !entry.is_of(&found) {
+            return Ok(Stored::Damaged);
         }
-        self.counts.healed.fetch_add(1, Ordering::Relaxed);
-        self.account.remove_entry(entry.name())?;
-        Ok(None)
+        self.counts.hits.fetch_add(1, Ordering::Relaxed);
+        Ok(Stored::Intact(found))
     }
 }
 
