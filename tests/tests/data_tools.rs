@@ -316,3 +316,26 @@ fn a_folder_without_a_manifest_is_shown_and_adopted() -> Result<()> {
     ensure!(code == 4 && message.contains("not a data set"), "{code} {message}");
     Ok(())
 }
+
+#[test]
+fn a_bench_reads_as_a_trainer_would() -> Result<()> {
+    let desk = Desk::new()?;
+    desk.done("synth --out @set --train-rows 100 --held-out-rows 10 --frames 6 --feature-size 16")?;
+    let bench = desk.done("bench @set/train --batch 7 --runs 2")?;
+    for run in bench["runs"].as_array().context("runs")? {
+        ensure!(run["samples"] == 100 && run["retries"] == 0, "{run:#}");
+        let (downloaded, bytes) = (run["downloaded"].as_u64(), run["bytes"].as_u64());
+        ensure!(downloaded > bytes && bytes > Some(0), "{run:#}");
+        for key in ["seconds", "first_batch_s", "resume_s"] {
+            ensure!(run[key].as_f64() > Some(0.0), "{key}: {run:#}");
+        }
+    }
+    for key in ["gb_per_s", "samples_per_s", "downloaded_per_unique", "peak_memory_bytes"] {
+        ensure!(bench[key].as_f64() > Some(0.0), "{key}: {bench:#}");
+    }
+    ensure!(bench["retries"] == 0 && bench["hedges"] == 0, "{bench:#}");
+    let few = desk.done("bench @set/train --batch 8 --batches 3 --ranks 4 --runs 1")?;
+    ensure!(few["runs"][0]["samples"] == 24, "{few:#}");
+    ensure!(few["downloaded_per_unique"].is_null(), "not a whole epoch");
+    Ok(())
+}

@@ -8,7 +8,7 @@ use strand_store::{Entry, Location, xxh3};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::dataset::guarded;
-use crate::decode::decode_group;
+use crate::decode::{Checksums, decode_group};
 use crate::error::Place;
 use crate::footer::{self, chunk, footer_length, group_range};
 use crate::manifest::{
@@ -99,7 +99,8 @@ impl PlainFile {
                 known.conditioned,
             )?),
         };
-        let rows = decode_group(&place, self.footer.clone(), group, shape, bytes)?;
+        let checksums = Checksums::GroupAndRows;
+        let rows = decode_group(&place, self.footer.clone(), group, shape, bytes, checksums)?;
         for row in &rows {
             row.check(shape, known.dtype)?;
             if !known.ids.insert(xxh3_128(row.id.as_bytes())) {

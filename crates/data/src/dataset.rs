@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use strand_store::{Location, StoreError, xxh3};
 use tokio::sync::OnceCell;
 
-use crate::decode::decode_group;
+use crate::decode::{Checksums, decode_group};
 use crate::error::Place;
 use crate::fetch::Fetcher;
 use crate::manifest::{Group, MANIFEST, MAX_MANIFEST_BYTES, Shard};
@@ -106,24 +106,45 @@ impl Dataset {
     /// [`DataError::MissingShard`], [`DataError::Truncated`], [`DataError::Checksum`], [`DataError::Shard`] and
     /// [`DataError::Store`]. All name the shard, most the row group, a damaged sample its row.
     pub async fn read_group(&self, shard: usize, group: usize) -> Result<Vec<Row>, DataError> {
-        self.read_group_with(&Fetcher::default(), shard, group).await
+        let fetcher = Fetcher::default();
+        self.read_group_with(&fetcher, shard, group, Checksums::GroupAndRows).await
     }
 
-    /// As [`Self::read_group`], with the bytes from `fetcher`.
+    /// As [`Self::read_group`], with the bytes from `fetcher`. What is damaged is fetched once more before it is an
+    /// error: the damage may have been done on the way.
     pub(crate) async fn read_group_with(
         &self,
         fetcher: &Fetcher,
         shard: usize,
         group: usize,
+        checksums: Checksums,
+    ) -> Result<Vec<Row>, DataError> {
+        let bytes = fetcher.fetch(self, shard, group);
+        match self.decoded(fetcher, bytes, shard, group, checksums).await {
+            Err(DataError::Checksum { .. }) => {
+                let bytes = fetcher.fetch_anew(self, shard, group);
+                self.decoded(fetcher, bytes, shard, group, checksums).await
+            }
+            rows => rows,
+        }
+    }
+
+    async fn decoded(
+        &self,
+        fetcher: &Fetcher,
+        bytes: impl Future<Output = Result<Bytes, DataError>>,
+        shard: usize,
+        group: usize,
+        checksums: Checksums,
     ) -> Result<Vec<Row>, DataError> {
         let (description, expected) = self.group(shard, group)?;
         let place = Place::group(self.inner.location.url_of(&description.path), group);
-        let bytes = fetcher.fetch(self, shard, group);
-        let (bytes, footer) =
-            tokio::try_join!(bytes, self.footer_with(fetcher, shard, description))?;
+        let footer = self.footer_with(fetcher, shard, description);
+        let (bytes, footer) = tokio::try_join!(bytes, footer)?;
         let (task, expected, shape) =
             (place.clone(), expected.clone(), self.manifest().row_shape());
-        guarded(&place, move || decode_group(&task, footer, &expected, shape, bytes)).await
+        let decode = move || decode_group(&task, footer, &expected, shape, bytes, checksums);
+        guarded(&place, decode).await
     }
 
     /// What the manifest says of a row group, and of its shard.

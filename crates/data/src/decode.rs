@@ -57,13 +57,24 @@ impl ChunkReader for FilePart {
     }
 }
 
-/// Decodes a row group, every checksum checked. Features point into `bytes`.
+/// Which checksums a row group is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    /// The group's: it covers every byte once, the features and their own checksums among them. Those only serve to
+    /// tell the row where it differs.
+    Group,
+    /// The group's, then those of the rows: so a shard that was written wrong shows, too.
+    GroupAndRows,
+}
+
+/// Decodes a row group whose bytes are as they were written. Features point into `bytes`.
 pub(crate) fn decode_group(
     place: &Place,
     footer: ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
+    checksums: Checksums,
 ) -> Result<Vec<Row>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
@@ -76,7 +87,7 @@ pub(crate) fn decode_group(
         return Err(damage(place, found, group, &bytes));
     }
     check_pages(found, group, &bytes).map_err(bad)?;
-    read_rows(place, footer, group, shape, bytes)
+    read_rows(place, footer, group, shape, bytes, checksums)
 }
 
 /// Where a damaged row group is damaged: a row where it is one's features, else the row group.
@@ -109,11 +120,20 @@ pub(crate) async fn decode_rows(
     let bytes = set.read(file, description.range()).await?;
     let (task, group, shape) = (place.clone(), description.clone(), set.manifest().row_shape());
     guarded(&place, move || {
+        let bad = |reason: String| DataError::Shard { place: task.clone(), reason };
+        let index = task.group.unwrap_or_default();
+        let found = footer.metadata().row_groups().get(index);
+        let found = found.ok_or_else(|| bad("not in the footer".to_owned()))?;
+        check_pages(found, &group, &bytes).map_err(bad)?;
         let is_intact = xxh3(&bytes) == group.xxh3.0;
-        let rows = row_results(&task, footer, &group, shape, bytes)?;
+        let rows =
+            row_results(&task, footer.clone(), &group, shape, bytes, Checksums::GroupAndRows)?;
         // Damage that lies in no row's features lies in the small columns, for which nothing else vouches.
         if !is_intact && rows.iter().all(|(_, row)| row.is_ok()) {
-            return Err(DataError::Checksum { place: task, what: "the row group".to_owned() });
+            return Err(DataError::Checksum {
+                place: task.clone(),
+                what: "the row group".to_owned(),
+            });
         }
         Ok(rows)
     })
@@ -126,8 +146,10 @@ fn read_rows(
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
+    checksums: Checksums,
 ) -> Result<Vec<Row>, DataError> {
-    row_results(place, footer, group, shape, bytes)?.into_iter().map(|(_, row)| row).collect()
+    let rows = row_results(place, footer, group, shape, bytes, checksums)?;
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 fn row_results(
@@ -136,6 +158,7 @@ fn row_results(
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
+    checksums: Checksums,
 ) -> Result<Vec<RowResult>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
@@ -151,7 +174,12 @@ fn row_results(
         let columns =
             Columns::new(&batch).ok_or_else(|| bad("a column has another type".to_owned()))?;
         for i in 0..batch.num_rows() {
-            let row = columns.row(i, &place.row(rows.len()), shape, &bytes);
+            let place = place.row(rows.len());
+            let checked = match checksums {
+                Checksums::GroupAndRows => columns.check(i, &place),
+                Checksums::Group => Ok(()),
+            };
+            let row = checked.and_then(|()| columns.row(i, &place, shape, &bytes));
             rows.push((row.is_err().then(|| columns.id.value(i).to_owned()), row));
         }
     }
@@ -193,6 +221,14 @@ impl<'a> Columns<'a> {
         })
     }
 
+    fn check(&self, i: usize, place: &Place) -> Result<(), DataError> {
+        if xxh3(self.features.value(i)) == self.xxh3.value(i) {
+            return Ok(());
+        }
+        let what = format!("the features of sample `{}`", self.id.value(i));
+        Err(DataError::Checksum { place: place.clone(), what })
+    }
+
     fn row(
         &self,
         i: usize,
@@ -200,21 +236,15 @@ impl<'a> Columns<'a> {
         shape: RowShape,
         bytes: &Bytes,
     ) -> Result<Row, DataError> {
-        let id = self.id.value(i).to_owned();
-        let features = self.features.value(i);
-        if xxh3(features) != self.xxh3.value(i) {
-            let what = format!("the features of sample `{id}`");
-            return Err(DataError::Checksum { place: place.clone(), what });
-        }
         let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
         let media = self.media.value(i);
         let row = Row {
-            id,
+            id: self.id.value(i).to_owned(),
             video: self.video.value(i).to_owned(),
             media: Media::parse(media).ok_or_else(|| bad(format!("unknown media `{media}`")))?,
             frames: usize::try_from(self.frames.value(i)).unwrap_or_default(),
             tokens: usize::try_from(self.tokens.value(i)).unwrap_or_default(),
-            features: shared(bytes, features),
+            features: shared(bytes, self.features.value(i)),
             seconds: self
                 .seconds(i)
                 .ok_or_else(|| bad("the times have another type".to_owned()))?,

@@ -116,6 +116,14 @@ pub enum DataError {
     /// The tokenizer cannot be read or lacks what the prompt needs.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// There is no memory for a batch.
+    #[error("no memory for a batch of {bytes} bytes")]
+    Memory {
+        /// What its features need.
+        bytes: usize,
+        /// What the allocator said.
+        source: std::io::Error,
+    },
     /// The loader already gave its error and has ended.
     #[error("the loader has stopped after an error")]
     Stopped,
@@ -166,18 +174,20 @@ impl DataError {
             Self::Cache { .. } => {
                 "give it an empty folder on a local disk and a larger limit, or do without: `mode: off`"
             }
+            Self::Memory { .. } => "take smaller batches, fewer frames or fewer ranks on a node",
             Self::Store(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
     }
 
-    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed, 2 for
-    /// settings of a cache.
+    /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed, 3 where
+    /// memory did, 2 for settings of a cache.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Cache { .. } => 2,
             Self::Store(error) if !error.is_not_found() => error.exit_code(),
+            Self::Memory { .. } => 3,
             _ => 4,
         }
     }

@@ -28,20 +28,31 @@ impl Fetcher {
         shard: usize,
         group: usize,
     ) -> Result<Bytes, DataError> {
-        let (file, description) = set.group(shard, group)?;
-        let read = async || {
-            let bytes = set.read(file, description.range()).await?;
-            self.fetched.groups.fetch_add(1, Ordering::Relaxed);
-            self.fetched.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            Ok(bytes)
-        };
+        let (_, description) = set.group(shard, group)?;
         match self.cache_of(set) {
             Some(cache) => {
                 let entry = CacheEntry::group(set.manifest(), shard, group, description);
-                cache.get_or_fetch(&entry, read).await
+                cache.get_or_fetch(&entry, || self.fetch_anew(set, shard, group)).await
             }
-            None => read().await,
+            None => self.fetch_anew(set, shard, group).await,
         }
+    }
+
+    /// As [`Self::fetch`], from storage itself: what was fetched before is damaged.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn fetch_anew(
+        &self,
+        set: &Dataset,
+        shard: usize,
+        group: usize,
+    ) -> Result<Bytes, DataError> {
+        let (file, description) = set.group(shard, group)?;
+        let bytes = set.read(file, description.range()).await?;
+        self.fetched.groups.fetch_add(1, Ordering::Relaxed);
+        self.fetched.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// The footer of a shard and the 8 bytes behind it.

@@ -7,11 +7,10 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::task::JoinSet;
 
+use crate::decode::Checksums;
+use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::{DataError, Dataset, Row, SampleRef};
-
-/// Requests under way at once.
-const MAX_IN_FLIGHT: usize = 16;
 
 /// A row group: set, shard, group.
 type Key = (usize, usize, usize);
@@ -27,7 +26,11 @@ pub(crate) struct Fetched {
 pub(crate) struct Groups {
     sets: Vec<Dataset>,
     fetcher: Fetcher,
-    budget: u64,
+    /// Bytes of the windows that are being read: below this the same groups would be fetched again and again.
+    windows: u64,
+    /// Most bytes that are fetched beyond them.
+    ahead: u64,
+    demand: Arc<Demand>,
     /// Bytes of all groups that are there or on their way.
     held: u64,
     groups: HashMap<Key, Held>,
@@ -42,6 +45,8 @@ struct Held {
     state: State,
     /// Planned samples that still need it.
     needed: usize,
+    /// Rows that were given out.
+    given: u64,
     used: u64,
 }
 
@@ -53,12 +58,12 @@ enum State {
 }
 
 impl Groups {
-    /// No groups yet. `ahead` bytes are fetched beyond the windows that are being read.
-    pub fn new(sets: Vec<Dataset>, ahead: u64, fetcher: Fetcher) -> Groups {
-        // Below one window of each set the same groups would be fetched again and again.
-        let budget = sets.iter().map(window_bytes).sum::<u64>() + ahead;
+    /// No groups yet. `ahead` bytes at most are fetched beyond the windows that are being read, as `demand` needs it.
+    pub fn new(sets: Vec<Dataset>, ahead: u64, demand: Arc<Demand>, fetcher: Fetcher) -> Groups {
+        let windows = sets.iter().map(window_bytes).sum();
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
-        Groups { sets, fetcher, budget, held: 0, groups, waiting, fetches, clock: 0 }
+        let (held, clock) = (0, 0);
+        Groups { sets, fetcher, windows, ahead, demand, held, groups, waiting, fetches, clock }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -67,15 +72,19 @@ impl Groups {
         let waiting = &mut self.waiting;
         let held = self.groups.entry(key).or_insert_with(|| {
             waiting.push_back(key);
-            Held { state: State::Waiting, needed: 0, used: 0 }
+            Held { state: State::Waiting, needed: 0, given: 0, used: 0 }
         });
         held.needed += 1;
     }
 
     /// Starts what fits. True where nothing waits any more, so that more can be planned.
     pub fn start(&mut self) -> bool {
+        // Fetches that ended while nobody waited for them are no longer under way.
+        while let Some(Ok((key, rows))) = self.fetches.try_join_next() {
+            self.settle(key, rows);
+        }
         while let Some(&next) = self.waiting.front() {
-            if self.fetches.len() >= MAX_IN_FLIGHT || !self.make_room(next) {
+            if self.fetches.len() >= self.demand.in_flight() || !self.make_room(next) {
                 return false;
             }
             self.waiting.pop_front();
@@ -107,7 +116,13 @@ impl Groups {
                 self.clock += 1;
                 held.used = self.clock;
                 held.needed = held.needed.saturating_sub(1);
-                Ok(Some(rows.clone()))
+                held.given += 1;
+                let rows = rows.clone();
+                // All of it was given out: its memory is better used for the next group.
+                if held.needed == 0 && held.given >= rows.len() as u64 {
+                    self.remove(key);
+                }
+                Ok(Some(rows))
             }
             State::Fetching => Ok(None),
             State::Waiting => {
@@ -130,11 +145,15 @@ impl Groups {
         let Some(Ok((key, rows))) = self.fetches.join_next().await else {
             return Err(DataError::Stopped);
         };
+        self.settle(key, rows);
+        self.start();
+        Ok(())
+    }
+
+    fn settle(&mut self, key: Key, rows: Result<Vec<Row>, DataError>) {
         if let Some(held) = self.groups.get_mut(&key) {
             held.state = rows.map_or_else(State::Failed, |rows| State::Ready(Arc::new(rows)));
         }
-        self.start();
-        Ok(())
     }
 
     fn fetch(&mut self, key: Key) {
@@ -145,23 +164,30 @@ impl Groups {
             held.state = State::Fetching;
         }
         let (set, fetcher) = (self.sets[set].clone(), self.fetcher.clone());
-        let read = async move { set.read_group_with(&fetcher, shard, group).await };
+        let read =
+            async move { set.read_group_with(&fetcher, shard, group, Checksums::Group).await };
         self.fetches.spawn(async move { (key, read.await) });
     }
 
     /// Whether a group fits, where need be in place of groups that no planned sample needs.
     fn make_room(&mut self, key: Key) -> bool {
         let bytes = self.bytes(key);
-        while self.held + bytes > self.budget {
+        let budget = self.windows + self.demand.ahead(self.ahead);
+        while self.held + bytes > budget {
             let unneeded = self.groups.iter().filter(|(_, held)| held.needed == 0);
             let Some(oldest) = unneeded.min_by_key(|(_, held)| held.used).map(|(&key, _)| key)
             else {
                 return false;
             };
-            self.groups.remove(&oldest);
-            self.held -= self.bytes(oldest);
+            self.remove(oldest);
         }
         true
+    }
+
+    fn remove(&mut self, key: Key) {
+        if self.groups.remove(&key).is_some() {
+            self.held -= self.bytes(key);
+        }
     }
 
     fn bytes(&self, (set, shard, group): Key) -> u64 {

@@ -7,11 +7,13 @@
 //! - [`encoding`] is how an encoder process is talked to.
 
 mod adopt;
+mod batch;
 mod cache;
 #[cfg(test)]
 mod damage;
 mod dataset;
 mod decode;
+mod demand;
 mod draw;
 pub mod encoding;
 mod epoch;
@@ -42,12 +44,13 @@ mod walk;
 mod writer;
 
 pub use adopt::{PlainFile, adopt, plain_files, read_plain};
+pub use batch::Batch;
 pub use cache::{Cache, CacheEntry, CacheStats, default_cache_limit, user_cache_folder};
 pub use dataset::Dataset;
 pub use draw::{below, draw};
 pub use error::{DataError, Place};
 pub use frames::FrameRule;
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use loader::{Loader, LoaderOptions};
 pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
 pub use order::{Cursor, Order, OrderRules, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};

@@ -4,19 +4,24 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use strand_store::{Pool, Traffic};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::batch::{Held, assemble};
+use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
 use crate::order::cut;
-use crate::salvage::{Salvage, Skipped};
+use crate::salvage::Salvage;
 use crate::sample::Visit;
-use crate::{Cache, Cursor, DataError, Dataset, FrameRule, Order, OrderRules, Sample, SampleRef};
+use crate::{
+    Batch, Cache, Cursor, DataError, Dataset, FrameRule, Order, OrderRules, SampleRef, Skipped,
+};
 
-/// Finished batches that wait for the trainer.
-const BATCHES_READY: usize = 2;
+/// Batches that wait for the trainer or are being copied for it.
+const BATCHES_READY: usize = 3;
 /// Samples that are planned ahead at most; they cost a few words each.
 const SAMPLES_PLANNED: usize = 1 << 12;
 
@@ -35,7 +40,8 @@ pub struct LoaderOptions {
     pub frames: Option<usize>,
     /// Which frames of a longer row.
     pub sampling: FrameRule,
-    /// Bytes fetched ahead, beyond the 16 row groups of each set that are mixed at a time.
+    /// Most bytes fetched ahead, beyond the 16 row groups of each set that are mixed at a time. Less for a trainer
+    /// that does not use as much in 10 s.
     pub prefetch_bytes: u64,
     /// Times through the data; without end where not given.
     pub epochs: Option<u64>,
@@ -51,19 +57,6 @@ pub struct LoaderOptions {
     pub skip_damaged: bool,
     /// The node's cache, for data sets in object storage.
     pub cache: Option<Cache>,
-}
-
-/// A rank's share of a step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// Position of the step's first sample in the order.
-    pub first: u64,
-    /// Samples of the step over all ranks, skipped ones included.
-    pub global: usize,
-    /// The rank's contiguous cut `[r·B/dp, (r+1)·B/dp)` without what was skipped; may be empty in a short batch.
-    pub samples: Vec<Sample>,
-    /// Damaged samples of the cut that were left out.
-    pub skipped: Vec<Skipped>,
 }
 
 /// Where each step begins and ends: a function of the options, the same on every rank.
@@ -105,14 +98,21 @@ impl Plan {
     }
 }
 
+/// A batch that is being put together.
+type Coming = oneshot::Receiver<Result<Batch, DataError>>;
+
 /// Gives a rank its batches, in order, from tasks that read ahead.
 pub struct Loader {
     order: Arc<Order>,
     plan: Plan,
     consumed: u64,
-    batches: mpsc::Receiver<Result<Batch, DataError>>,
+    batches: mpsc::Receiver<Coming>,
     failed: bool,
+    demand: Arc<Demand>,
     fetched: Arc<Fetched>,
+    sets: Vec<Dataset>,
+    /// What the sets had cost before.
+    traffic: Vec<Traffic>,
     task: JoinHandle<()>,
 }
 
@@ -129,6 +129,21 @@ impl Loader {
         options: LoaderOptions,
         cursor: Option<Cursor>,
     ) -> Result<Loader, DataError> {
+        Self::open_in(&Pool::shared(), handle, sets, options, cursor)
+    }
+
+    /// As [`Self::open`], with batches in memory of `pool`: a GPU's page-locked memory, or what another loader used
+    /// before.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(
+        pool: &Arc<Pool>,
+        handle: Handle,
+        sets: Vec<(Dataset, Option<f64>)>,
+        options: LoaderOptions,
+        cursor: Option<Cursor>,
+    ) -> Result<Loader, DataError> {
         let visit = check(&sets, &options)?;
         let weighted: Vec<_> = sets.iter().map(|(set, weight)| (set.manifest(), *weight)).collect();
         let order = Arc::new(Order::with_rules(&weighted, options.seed, rules(&options))?);
@@ -136,9 +151,11 @@ impl Loader {
         let plan = Plan::new(&options, order.clone());
         let fetched = Arc::new(Fetched::default());
         let sets: Vec<Dataset> = sets.into_iter().map(|(set, _)| set).collect();
+        let traffic = sets.iter().map(|set| set.location().traffic()).collect();
+        let demand = Arc::new(Demand::default());
         let fetcher = Fetcher { cache: options.cache.clone(), fetched: fetched.clone() };
         let salvage = options.skip_damaged.then(|| Salvage::new(sets.clone()));
-        let groups = Groups::new(sets, options.prefetch_bytes, fetcher);
+        let groups = Groups::new(sets.clone(), options.prefetch_bytes, demand.clone(), fetcher);
         let (rank, size) = (options.dp_rank, options.dp_size);
         let planned = VecDeque::new();
         let reader = Reader {
@@ -151,10 +168,12 @@ impl Loader {
             planned,
             groups,
             salvage,
+            pool: pool.clone(),
         };
         let (sender, batches) = mpsc::channel(BATCHES_READY);
         let task = handle.spawn(reader.run(sender));
-        Ok(Loader { order, plan, consumed, batches, failed: false, fetched, task })
+        let failed = false;
+        Ok(Loader { order, plan, consumed, batches, failed, demand, fetched, sets, traffic, task })
     }
 
     /// The next batch; `None` once the planned steps are done. Waits for it: not to be called from a task.
@@ -166,8 +185,10 @@ impl Loader {
         if self.failed {
             return Err(DataError::Stopped);
         }
-        match self.batches.blocking_recv() {
+        let (batch, waited) = self.receive();
+        match batch {
             Some(Ok(batch)) => {
+                self.demand.took(batch.features.len() as u64, waited);
                 self.consumed = batch.first + batch.global as u64;
                 Ok(Some(batch))
             }
@@ -177,6 +198,19 @@ impl Loader {
                 Err(error)
             }
             None => Err(DataError::Stopped),
+        }
+    }
+
+    /// The next batch, and whether it had to be waited for.
+    fn receive(&mut self) -> (Option<Result<Batch, DataError>>, bool) {
+        let ready = self.batches.try_recv().ok();
+        let waited = ready.is_none();
+        let Some(mut coming) = ready.or_else(|| self.batches.blocking_recv()) else {
+            return (None, waited);
+        };
+        match coming.try_recv() {
+            Ok(batch) => (Some(batch), waited),
+            Err(_) => (coming.blocking_recv().ok(), true),
         }
     }
 
@@ -193,6 +227,13 @@ impl Loader {
     /// Samples of one epoch of all sets.
     pub fn epoch_len(&self) -> u64 {
         self.order.epoch_len()
+    }
+
+    /// What the data sets' storage was asked for since this loader was opened: with retries, with second requests for
+    /// slow ones, and with what other loaders of the same [`Dataset`]s asked for.
+    pub fn traffic(&self) -> Traffic {
+        let since = self.sets.iter().zip(&self.traffic);
+        since.map(|(set, before)| set.location().traffic().since(*before)).sum()
     }
 
     /// Row groups and bytes fetched so far, for the share of bytes that were fetched more than once.
@@ -255,6 +296,8 @@ struct Reader {
     groups: Groups,
     /// Where damage is skipped.
     salvage: Option<Salvage>,
+    /// Memory of the batches.
+    pool: Arc<Pool>,
 }
 
 struct PlannedBatch {
@@ -264,14 +307,33 @@ struct PlannedBatch {
 }
 
 impl Reader {
-    async fn run(mut self, sender: mpsc::Sender<Result<Batch, DataError>>) {
+    async fn run(mut self, sender: mpsc::Sender<Coming>) {
         while let Some(batch) = self.next_batch() {
-            let batch = self.assemble(batch).await;
-            let failed = batch.is_err();
-            if sender.send(batch).await.is_err() || failed {
+            let (done, coming) = oneshot::channel();
+            let failed = match self.hold(&batch.samples).await {
+                Ok(rows) => self.copy(batch, rows, done),
+                Err(error) => done.send(Err(error)).is_ok(),
+            };
+            if sender.send(coming).await.is_err() || failed {
                 return;
             }
         }
+    }
+
+    /// Makes a batch of rows, beside the reading of the next ones. False: it has not failed.
+    fn copy(
+        &self,
+        batch: PlannedBatch,
+        (held, skipped): (Vec<Held>, Vec<Skipped>),
+        done: oneshot::Sender<Result<Batch, DataError>>,
+    ) -> bool {
+        let (visit, pool) = (self.visit, self.pool.clone());
+        tokio::task::spawn_blocking(move || {
+            // A trainer that went away wants no batch.
+            let made = assemble(batch.first, batch.global, &held, visit, &pool);
+            let _ = done.send(made.map(|made| Batch { skipped, ..made }));
+        });
+        false
     }
 
     /// Plans ahead until the budget of bytes is spent, and gives the step that is due.
@@ -296,29 +358,22 @@ impl Reader {
         Some(PlannedBatch { first, global: end - first, samples })
     }
 
-    async fn assemble(&mut self, batch: PlannedBatch) -> Result<Batch, DataError> {
-        let mut samples = Vec::with_capacity(batch.samples.len());
-        let mut skipped = Vec::new();
-        for at in batch.samples {
-            match self.sample(at).await? {
-                Ok(sample) => samples.push(sample),
-                Err(damaged) => skipped.push(damaged),
+    /// The rows of some samples, once they are there, and those that are left out.
+    async fn hold(
+        &mut self,
+        samples: &[SampleRef],
+    ) -> Result<(Vec<Held>, Vec<Skipped>), DataError> {
+        let (mut held, mut skipped) = (Vec::with_capacity(samples.len()), Vec::new());
+        for &at in samples {
+            match (self.groups.row(at).await, &mut self.salvage) {
+                (Ok((rows, row)), _) => held.push(Held { rows, row, at }),
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(salvage)) => match salvage.row(at, error).await? {
+                    Ok(row) => held.push(Held { rows: Arc::new(vec![row]), row: 0, at }),
+                    Err(damaged) => skipped.push(damaged),
+                },
             }
         }
-        Ok(Batch { first: batch.first, global: batch.global as usize, samples, skipped })
-    }
-
-    async fn sample(&mut self, at: SampleRef) -> Result<Result<Sample, Skipped>, DataError> {
-        let error = match self.groups.row(at).await {
-            Ok((rows, row)) => return self.visit.sample(&rows[row], at.set, at.epoch).map(Ok),
-            Err(error) => error,
-        };
-        let Some(salvage) = &mut self.salvage else {
-            return Err(error);
-        };
-        match salvage.row(at, error).await? {
-            Ok(row) => self.visit.sample(&row, at.set, at.epoch).map(Ok),
-            Err(skipped) => Ok(Err(skipped)),
-        }
+        Ok((held, skipped))
     }
 }

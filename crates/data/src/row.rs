@@ -209,6 +209,11 @@ impl RowShape {
 }
 
 impl Row {
+    /// Bytes of the features of one frame.
+    pub(crate) fn frame_bytes(&self) -> usize {
+        self.features.len() / self.frames.max(1)
+    }
+
     pub(crate) fn check(&self, shape: RowShape, dtype: Dtype) -> Result<(), DataError> {
         let refuse = |reason| Err(DataError::Row { id: self.id.clone(), reason });
         if let Some(reason) = shape.refuse(self) {

@@ -1,6 +1,6 @@
 //! What a visit to a row sees: some of its frames and one of its questions.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{DataError, Dtype, FrameRule, Media, Qa, Row, below, draw, frames};
 
@@ -23,7 +23,8 @@ pub struct Sample {
     pub dim: usize,
     /// Type of a value.
     pub dtype: Dtype,
-    /// `[frames, tokens, dim]` of the chosen frames in C order, little-endian, at any address.
+    /// `[frames, tokens, dim]` of the chosen frames in C order, little-endian, aligned: a slice of
+    /// [`crate::Batch::features`].
     pub features: Bytes,
     /// The pair that this visit trains, drawn by (seed, epoch, id).
     pub qa: Qa,
@@ -42,9 +43,14 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// The sample of a row in an epoch of its set.
-    pub fn sample(self, row: &Row, set: usize, epoch: u64) -> Result<Sample, DataError> {
-        let (frames, features) = self.features(row, epoch);
+    /// The sample of a row in an epoch of its set; `features` are those of its frames, as [`Self::frames`] chose them.
+    pub fn sample(
+        self,
+        row: &Row,
+        set: usize,
+        epoch: u64,
+        features: Bytes,
+    ) -> Result<Sample, DataError> {
         let pair = below(&mut draw(self.seed, epoch, &row.id, "question"), row.qa.len() as u64);
         let without =
             || DataError::Row { id: row.id.clone(), reason: "it has no question".to_owned() };
@@ -53,7 +59,7 @@ impl Visit {
             epoch,
             set,
             media: row.media,
-            frames,
+            frames: features.len() / row.frame_bytes().max(1),
             tokens: row.tokens,
             dim: self.dim,
             dtype: self.dtype,
@@ -64,26 +70,18 @@ impl Visit {
     }
 
     /// The chosen frames: as many as asked for, the last one repeated in short clips. An image stays one frame.
-    fn features(self, row: &Row, epoch: u64) -> (usize, Bytes) {
+    pub fn frames(self, row: &Row, epoch: u64) -> Vec<usize> {
         let wanted = match row.media {
             Media::Image => row.frames,
             Media::Video => self.frames.unwrap_or(row.frames),
         };
-        if wanted == row.frames {
-            return (row.frames, row.features.clone());
-        }
-        let chosen = match self.sampling {
+        match self.sampling {
+            _ if wanted == row.frames => (0..wanted).collect(),
             FrameRule::Middle => frames::middle(row.frames, wanted),
             FrameRule::Rand => {
                 frames::rand(row.frames, wanted, &mut draw(self.seed, epoch, &row.id, "frames"))
             }
-        };
-        let size = row.features.len() / row.frames.max(1);
-        let mut features = BytesMut::with_capacity(chosen.len() * size);
-        for &frame in &chosen {
-            features.extend_from_slice(&row.features[frame * size..(frame + 1) * size]);
         }
-        (chosen.len(), features.freeze())
     }
 }
 
@@ -99,29 +97,21 @@ mod tests {
     #[test]
     fn frames_are_chosen_or_repeated() {
         let row = row(2, 8);
-        let size = row.features.len() / 8;
-        let frame = |index: usize| &row.features[index * size..(index + 1) * size];
-        let sample =
-            |frames, rule, epoch| visit(frames, rule).sample(&row, 0, epoch).expect("a sample");
-        assert_eq!(sample(None, FrameRule::Rand, 0).features, row.features);
-        let four = sample(Some(4), FrameRule::Middle, 0);
-        assert_eq!(
-            (four.frames, four.features),
-            (4, [frame(0), frame(2), frame(4), frame(6)].concat().into())
-        );
-        let ten = sample(Some(10), FrameRule::Middle, 0);
-        assert_eq!(
-            (ten.frames, &ten.features[7 * size..]),
-            (10, &[frame(7), frame(7), frame(7)].concat()[..])
-        );
-        let drawn = |epoch| sample(Some(4), FrameRule::Rand, epoch).features;
+        let frames = |frames, rule, epoch| visit(frames, rule).frames(&row, epoch);
+        assert_eq!(frames(None, FrameRule::Rand, 0), (0..8).collect::<Vec<_>>());
+        assert_eq!(frames(Some(4), FrameRule::Middle, 0), [0, 2, 4, 6]);
+        assert_eq!(frames(Some(10), FrameRule::Middle, 0), [0, 1, 2, 3, 4, 5, 6, 7, 7, 7]);
+        let drawn = |epoch| frames(Some(4), FrameRule::Rand, epoch);
         assert_eq!(drawn(3), drawn(3));
         assert!((0..9).any(|epoch| drawn(epoch) != drawn(epoch + 1)));
     }
 
     #[test]
     fn an_image_stays_one_frame() {
-        let sample = visit(Some(4), FrameRule::Middle).sample(&row(1, 1), 0, 0).expect("a sample");
+        let row = row(1, 1);
+        let visit = visit(Some(4), FrameRule::Middle);
+        assert_eq!(visit.frames(&row, 0), [0]);
+        let sample = visit.sample(&row, 0, 0, row.features.clone()).expect("a sample");
         assert_eq!(sample.frames, 1);
     }
 
@@ -129,7 +119,7 @@ mod tests {
     fn each_question_has_its_turn() {
         let row = row(2, 2);
         let visit = visit(None, FrameRule::Middle);
-        let drawn = |epoch| visit.sample(&row, 0, epoch).expect("a sample").qa;
+        let drawn = |epoch| visit.sample(&row, 0, epoch, Bytes::new()).expect("a sample").qa;
         let counts =
             row.qa.iter().map(|pair| (0..300).filter(|&epoch| drawn(epoch) == *pair).count());
         assert!(
@@ -137,6 +127,6 @@ mod tests {
             "{:?}",
             counts.collect::<Vec<_>>()
         );
-        assert_eq!(visit.sample(&row, 0, 0).expect("a sample").pairs, row.qa);
+        assert_eq!(visit.sample(&row, 0, 0, Bytes::new()).expect("a sample").pairs, row.qa);
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use crate::dataset::guarded;
-use crate::decode::decode_group;
+use crate::decode::{Checksums, decode_group};
 use crate::error::Place;
 use crate::manifest::Shard;
 use crate::walk::pieces;
@@ -92,7 +92,8 @@ impl Dataset {
         let footer = self.footer(shard, description).await?;
         let (expected, shape) = (description.groups[group].clone(), self.manifest().row_shape());
         let task = place.clone();
-        let decode = move || decode_group(&task, footer, &expected, shape, bytes);
+        let decode =
+            move || decode_group(&task, footer, &expected, shape, bytes, Checksums::GroupAndRows);
         Ok(guarded(&place, decode).await?.len() as u64)
     }
 }

@@ -4,16 +4,24 @@
 //! methods are relative to it, with `/` between names. Every write is atomic: readers see the old object, the new
 //! one or none, never a part of one.
 
+mod buffers;
 #[cfg(test)]
 mod conformance;
 mod error;
 mod location;
+mod pace;
+mod patience;
+mod ranges;
 mod read;
+mod remote;
+mod traffic;
 mod write;
 
+pub use buffers::{ALIGNMENT, Block, Buffer, Memory, Ordinary, Pool};
 pub use error::StoreError;
 pub use location::Location;
 pub use read::Entry;
+pub use traffic::Traffic;
 
 /// XXH3-64 of some bytes (seed 0), the checksum that shards and checkpoints carry.
 pub fn xxh3(bytes: &[u8]) -> u64 {

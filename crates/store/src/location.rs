@@ -5,17 +5,24 @@ use std::path::{Component, Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use crate::StoreError;
+use crate::ranges::{PATIENCE, Ranges, Source};
+use crate::remote::Remote;
+
+/// The client's limit for a whole request. [`Ranges`] ends a request by the time in which nothing came.
+const LONGEST_REQUEST: &str = "3600 seconds";
 
 /// A folder in local or object storage. Cheap to clone.
 #[derive(Clone)]
 pub struct Location {
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// Reads ranges, in ways of its own.
+    pub(crate) ranges: Arc<Ranges>,
     /// `s3://bucket`, or empty for local folders.
     root: Arc<str>,
     /// Names between the root and this folder, without `/` at either end.
@@ -38,6 +45,13 @@ impl Location {
             Some(("s3", rest)) => s3(url, rest),
             Some((scheme, _)) => Err(bad(url, format!("unknown kind of storage `{scheme}`"))),
         }
+    }
+
+    /// The same folder, where range reads are given up once none has succeeded for `patience` (60 s otherwise).
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Location {
+        self.ranges = Arc::new(self.ranges.with_patience(patience));
+        self
     }
 
     /// The folder as a person would write it: an absolute path or an `s3://` URL.
@@ -109,8 +123,10 @@ fn local(path: &FsPath) -> Result<Location, StoreError> {
     let shown = path.display().to_string();
     let absolute = absolute(path).map_err(|error| bad(&shown, error.to_string()))?;
     let text = absolute.to_str().ok_or_else(|| bad(&shown, "the path is not UTF-8".to_owned()))?;
+    let source = Source::Folder(Arc::new(LocalFileSystem::new()));
     Ok(Location {
         store: Arc::new(LocalFileSystem::new().with_fsync(true)),
+        ranges: Arc::new(Ranges::new(source, PATIENCE)),
         root: Arc::from(""),
         prefix: text.trim_matches('/').to_owned(),
     })
@@ -140,13 +156,25 @@ fn s3(url: &str, rest: &str) -> Result<Location, StoreError> {
         max_retries: 10,
         retry_timeout: Duration::from_secs(120),
     };
+    let unusable = |error: object_store::Error| bad(url, error.to_string());
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-    let store = builder.build().map_err(|error| bad(url, error.to_string()))?;
+    let store = builder.build().map_err(unusable)?;
+    let name = bucket.to_owned();
+    let remote = Remote::new(Box::new(move || ranges_client(&name))).map_err(unusable)?;
     Ok(Location {
         store: Arc::new(store),
+        ranges: Arc::new(Ranges::new(Source::Remote(Arc::new(remote)), PATIENCE)),
         root: Arc::from(format!("s3://{bucket}")),
         prefix: prefix.trim_matches('/').to_owned(),
     })
+}
+
+/// A client for [`Ranges`], which retries, and ends what takes too long, by itself.
+fn ranges_client(bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let never = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(never);
+    Ok(Arc::new(builder.with_config(timeout, LONGEST_REQUEST).build()?))
 }
 
 #[cfg(test)]

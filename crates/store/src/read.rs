@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{GetResult, ObjectStoreExt};
 
-use crate::{Location, StoreError};
+use crate::remote::Failure;
+use crate::{Location, StoreError, Traffic};
 
 /// An object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,9 @@ impl Location {
         self.store.get(&self.key(path)?).await.map_err(|error| self.failed(path, "read", error))
     }
 
-    /// Exactly the bytes `range` of an object.
+    /// Exactly the bytes `range` of an object. A remote one is asked for in parts of 16 MiB at most, each tried again
+    /// after a failure and sent a second time where it is slow. Their memory goes back to [`crate::Pool::shared`]
+    /// when the last slice of them is dropped.
     ///
     /// # Errors
     /// [`StoreError::Truncated`] where the object ends earlier, [`StoreError::NotFound`] and all that storage can do.
@@ -60,26 +63,31 @@ impl Location {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let result = self.store.get_range(&self.key(path)?, range.clone()).await;
-        match result {
-            Ok(body) if body.len() as u64 == range.end - range.start => Ok(body),
-            Ok(_) => Err(self.truncated(path, range).await?),
-            Err(error) => match self.truncated(path, range).await {
-                Ok(truncated @ StoreError::Truncated { .. }) => Err(truncated),
-                _ => Err(self.failed(path, "read", error)),
-            },
+        let read = self.ranges.read(&self.key(path)?, range.clone()).await;
+        match read {
+            Ok(bytes) => Ok(bytes),
+            Err(failure) if failure.is_out_of_range() => {
+                let bytes = self.size(path).await?;
+                Err(self.range_failed(path, range, Failure::Truncated { bytes }))
+            }
+            Err(failure) => Err(self.range_failed(path, range, failure)),
         }
     }
 
-    /// Why a range came back short. Stores disagree about ranges past the end, so the size decides.
-    async fn truncated(&self, path: &str, wanted: Range<u64>) -> Result<StoreError, StoreError> {
-        let bytes = self.size(path).await?;
+    fn range_failed(&self, path: &str, wanted: Range<u64>, failure: Failure) -> StoreError {
         let url = self.url_of(path);
-        if bytes < wanted.end {
-            return Ok(StoreError::Truncated { url, wanted, bytes });
+        match failure {
+            failure if failure.is_expired() => StoreError::Denied { url, source: failure.into() },
+            Failure::Truncated { bytes } => StoreError::Truncated { url, wanted, bytes },
+            Failure::Store(error) => StoreError::new(url, "read", error),
+            Failure::Io(error) => StoreError::io_like(url, "read", error.into()),
+            failure => StoreError::Failed { url, action: "read", source: failure.into() },
         }
-        let source = "the store sent fewer bytes than asked for".into();
-        Ok(StoreError::Failed { url, action: "read", source })
+    }
+
+    /// What range reads have cost so far, counted over all clones and subfolders of the location that was opened.
+    pub fn traffic(&self) -> Traffic {
+        self.ranges.traffic()
     }
 
     /// A whole object, or `None` where there is none.

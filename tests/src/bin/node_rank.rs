@@ -59,6 +59,8 @@ fn main() -> anyhow::Result<()> {
     }
     let stats = cache.stats();
     eprintln!("{stats:?}");
-    writeln!(out, "stats {} {} {}", stats.hits, stats.fetched, stats.healed)?;
+    let traffic = loader.traffic();
+    let again = traffic.retries + traffic.hedges;
+    writeln!(out, "stats {} {} {} {again}", stats.hits, stats.fetched, stats.healed)?;
     Ok(())
 }

@@ -58,6 +58,7 @@ async fn main() -> anyhow::Result<()> {
         latency: Duration::from_millis(flags.latency_ms),
         bytes_per_s: flags.mb_per_s.map(|mb| mb * 1_000_000),
         shares,
+        spared: None,
         seed: flags.seed,
     };
     let server = Server::start(flags.root, flags.port, faults).await?;

@@ -13,6 +13,8 @@ pub enum Fault {
     Reset,
     /// Nothing is sent, and the connection stays open.
     Stall,
+    /// It is refused because the credentials have expired.
+    Expired,
 }
 
 /// How slow a server is, and how faulty.
@@ -24,13 +26,18 @@ pub struct Faults {
     pub bytes_per_s: Option<u64>,
     /// Shares of the requests that meet a fault, between 0 and 1 together.
     pub shares: Vec<(Fault, f64)>,
+    /// Objects whose name ends so meet no fault.
+    pub spared: Option<String>,
     /// Other seeds choose other requests.
     pub seed: u64,
 }
 
 impl Faults {
-    /// What befalls the request of this number.
-    pub fn of(&self, number: u64) -> Option<Fault> {
+    /// What befalls the request of this number, for this path.
+    pub fn of(&self, number: u64, path: &str) -> Option<Fault> {
+        if self.spared.as_ref().is_some_and(|end| path.ends_with(end)) {
+            return None;
+        }
         let mut at = uniform(self.seed, number);
         for &(fault, share) in &self.shares {
             if at < share {
@@ -58,10 +65,14 @@ mod tests {
     fn shares_are_kept() {
         let shares = vec![(Fault::Error, 0.05), (Fault::Cut, 0.02)];
         let faults = Faults { shares, seed: 3, ..Faults::default() };
-        let met: Vec<_> = (0..100_000).filter_map(|number| faults.of(number)).collect();
+        let met: Vec<_> = (0..100_000).filter_map(|number| faults.of(number, "x")).collect();
         let errors = met.iter().filter(|&&fault| fault == Fault::Error).count();
         assert!((4_700..5_300).contains(&errors), "{errors}");
         assert!((6_700..7_300).contains(&met.len()), "{}", met.len());
-        assert_eq!(Faults::default().of(1), None);
+        assert_eq!(Faults::default().of(1, "x"), None);
+        let spared = Some("manifest.json".to_owned());
+        let faults = Faults { shares: vec![(Fault::Error, 1.0)], spared, ..Faults::default() };
+        assert_eq!(faults.of(1, "a/manifest.json"), None);
+        assert_eq!(faults.of(1, "a/shard"), Some(Fault::Error));
     }
 }

@@ -92,7 +92,7 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()>
     let mut stream = BufReader::new(stream);
     while let Some(request) = request::read(&mut stream).await? {
         let number = shared.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let fault = shared.faults.of(number);
+        let fault = shared.faults.of(number, &request.path);
         shared.counts.faults.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
         if !reply::send(stream.get_mut(), &request, &shared, fault).await? {
             break;

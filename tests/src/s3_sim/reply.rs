@@ -48,6 +48,9 @@ pub async fn send(
             };
             text(stream, request, code, "<Error><Code>SlowDown</Code></Error>").await?;
         }
+        Some(Fault::Expired) => {
+            text(stream, request, 400, "<Error><Code>ExpiredToken</Code></Error>").await?;
+        }
         Some(Fault::Cut) | None => {
             tokio::time::sleep(shared.faults.latency).await;
             answer(stream, request, shared, fault.is_some()).await?;
@@ -122,6 +125,7 @@ fn head(code: u16, length: u64) -> String {
     let reason = match code {
         200 => "OK",
         206 => "Partial Content",
+        400 => "Bad Request",
         404 => "Not Found",
         416 => "Range Not Satisfiable",
         503 => "Slow Down",

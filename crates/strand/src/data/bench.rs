@@ -1,12 +1,15 @@
 //! `strand data bench`: how fast a trainer would be fed from here.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 use strand_control::ExitCode;
-use strand_data::{Dataset, FrameRule, Loader, LoaderOptions};
+use strand_data::{Cache, Dataset, FrameRule, Loader, LoaderOptions, Order, default_cache_limit};
+use strand_recipe::ByteSize;
 use strand_telemetry::peak_memory;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::with_progress;
@@ -34,6 +37,15 @@ pub struct BenchArgs {
     /// MiB fetched ahead by each rank
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     prefetch_mib: u64,
+    /// Folder of the node's cache of row groups, which stays [default with several ranks: a new one for each run]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_cache")]
+    cache: Option<PathBuf>,
+    /// Most bytes of the cache, as in 20GiB [default: 20GiB or a tenth of the free disk]
+    #[arg(long, value_name = "SIZE")]
+    cache_limit: Option<ByteSize>,
+    /// Let each rank fetch for itself
+    #[arg(long)]
+    no_cache: bool,
     /// How often to measure; medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
@@ -42,21 +54,27 @@ pub struct BenchArgs {
     seed: u64,
 }
 
-/// One measurement. Every sample was checked against its checksum and copied to a batch buffer, as a trainer does.
+/// One measurement. Every sample was checked against a checksum and lies in a batch's buffer, ready for a trainer.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Measured {
     /// Samples of all ranks.
     samples: u64,
     /// Bytes of their features.
     bytes: u64,
-    /// From opening the loader to the last batch.
+    /// From opening the data set to the last batch.
     seconds: f64,
-    /// From opening the loader to its first batch.
+    /// From opening the data set to the first batch.
     first_batch_s: f64,
     /// The same, resumed in the middle.
     resume_s: f64,
-    /// Bytes read from storage, by all ranks.
+    /// Bytes read from storage, by all ranks: footers, and what was asked for again, included.
     downloaded: u64,
+    /// Requests to storage for parts of shards.
+    requests: u64,
+    /// Those that failed and were sent again.
+    retries: u64,
+    /// Those that were sent twice because they were slow.
+    hedges: u64,
 }
 
 pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
@@ -66,7 +84,7 @@ pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     let measured = with_progress(talk, "runs", "bench", |progress| {
         (0..args.runs)
             .map(|run| {
-                let measured = measure(args, &set, &runtime)?;
+                let measured = measure(args, &runtime)?;
                 progress(run + 1, args.runs);
                 Ok(measured)
             })
@@ -78,7 +96,30 @@ pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Done)
 }
 
-fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
+/// The node's cache as a run has it: for data in object storage, where there are several ranks or a folder is named.
+/// A folder that nobody named goes with what is returned.
+fn cache(args: &BenchArgs, set: &Dataset) -> anyhow::Result<Option<(Cache, Option<TempDir>)>> {
+    let is_wanted = args.cache.is_some() || (args.ranks > 1 && !args.no_cache);
+    if !is_wanted || set.location().local_path().is_some() {
+        return Ok(None);
+    }
+    let (folder, guard) = match &args.cache {
+        Some(folder) => (folder.clone(), None),
+        None => {
+            let guard = tempfile::tempdir().map_err(|error| {
+                Failure::environment("cannot make a folder for the cache").because(error)
+            })?;
+            (guard.path().to_owned(), Some(guard))
+        }
+    };
+    let limit = match args.cache_limit {
+        Some(limit) => limit.0,
+        None => default_cache_limit(&folder)?,
+    };
+    Ok(Some((Cache::open_for(&folder, limit, &[set])?, guard)))
+}
+
+fn options(args: &BenchArgs, rank: u64, cache: Option<Cache>) -> anyhow::Result<LoaderOptions> {
     Ok(LoaderOptions {
         seed: args.seed,
         dp_rank: usize::try_from(rank)?,
@@ -93,15 +134,21 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
         one_set: false,
         by_length: false,
         skip_damaged: false,
-        cache: None,
+        cache,
     })
 }
 
 /// One pass of all ranks side by side, then a resumed start of the first.
-fn measure(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result<Measured> {
+fn measure(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<Measured> {
     let started = Instant::now();
+    let set = &runtime.block_on(Dataset::open(&args.url))?;
+    let kept = cache(args, set)?;
+    let cache = kept.as_ref().map(|(cache, _)| cache);
     let ranks = std::thread::scope(|scope| {
-        let start = |rank| scope.spawn(move || read(args, set, runtime, rank));
+        let start = |rank| {
+            let cache = cache.cloned();
+            scope.spawn(move || read(args, set, runtime, (rank, cache), started))
+        };
         let threads: Vec<_> = (0..args.ranks).map(start).collect();
         let died = |_| Failure::new(ExitCode::Failed, "a reading thread panicked");
         threads
@@ -109,49 +156,54 @@ fn measure(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result
             .map(|thread| thread.join().map_err(died)?)
             .collect::<anyhow::Result<Vec<_>>>()
     })?;
-    let mut total = Measured { seconds: started.elapsed().as_secs_f64(), ..Measured::default() };
+    let traffic = set.location().traffic();
+    let mut total = Measured {
+        seconds: started.elapsed().as_secs_f64(),
+        downloaded: traffic.bytes,
+        requests: traffic.requests,
+        retries: traffic.retries,
+        hedges: traffic.hedges,
+        ..Measured::default()
+    };
     for rank in ranks {
         total.samples += rank.samples;
         total.bytes += rank.bytes;
-        total.downloaded += rank.downloaded;
         total.first_batch_s = total.first_batch_s.max(rank.first_batch_s);
     }
-    total.resume_s = resume(args, set, runtime)?;
+    total.resume_s = resume(args, runtime)?;
     Ok(total)
 }
 
-fn read(args: &BenchArgs, set: &Dataset, runtime: &Runtime, rank: u64) -> anyhow::Result<Measured> {
-    let started = Instant::now();
+fn read(
+    args: &BenchArgs,
+    set: &Dataset,
+    runtime: &Runtime,
+    (rank, cache): (u64, Option<Cache>),
+    started: Instant,
+) -> anyhow::Result<Measured> {
     let sets = vec![(set.clone(), None)];
-    let mut loader = Loader::open(runtime.handle().clone(), sets, options(args, rank)?, None)?;
+    let mut loader =
+        Loader::open(runtime.handle().clone(), sets, options(args, rank, cache)?, None)?;
     let mut measured = Measured::default();
-    let mut buffer = Vec::new();
     while let Some(batch) = loader.next()? {
-        buffer.clear();
-        for sample in &batch.samples {
-            buffer.extend_from_slice(&sample.features);
-        }
         if measured.first_batch_s == 0.0 {
             measured.first_batch_s = started.elapsed().as_secs_f64();
         }
         measured.samples += batch.samples.len() as u64;
-        measured.bytes += buffer.len() as u64;
+        let bytes = batch.samples.iter().map(|sample| sample.features.len() as u64);
+        measured.bytes += bytes.sum::<u64>();
     }
-    measured.downloaded = loader.fetched().1;
     Ok(measured)
 }
 
-/// Seconds from opening a loader in the middle of the epoch to its first batch.
-fn resume(args: &BenchArgs, set: &Dataset, runtime: &Runtime) -> anyhow::Result<f64> {
+/// Seconds from opening the data set anew to the first batch behind the middle of the epoch.
+fn resume(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<f64> {
     let started = Instant::now();
-    let open = |cursor| {
-        let sets = vec![(set.clone(), None)];
-        Loader::open(runtime.handle().clone(), sets, options(args, 0)?, cursor)
-            .map_err(anyhow::Error::new)
-    };
-    let mut cursor = open(None)?.cursor();
-    cursor.consumed = set.num_rows() / 2 / args.batch * args.batch;
-    open(Some(cursor))?.next()?;
+    let set = runtime.block_on(Dataset::open(&args.url))?;
+    let middle = set.num_rows() / 2 / args.batch * args.batch;
+    let cursor = Order::new(&[(set.manifest(), None)], args.seed)?.cursor(middle);
+    let sets = vec![(set, None)];
+    Loader::open(runtime.handle().clone(), sets, options(args, 0, None)?, Some(cursor))?.next()?;
     Ok(started.elapsed().as_secs_f64())
 }
 
@@ -165,6 +217,10 @@ struct Summary {
     resume_s: f64,
     /// Bytes read from storage by all ranks ÷ bytes of all row groups; null where not a whole epoch was read.
     downloaded_per_unique: Option<f64>,
+    /// Requests that failed and were sent again, over all runs.
+    retries: u64,
+    /// Requests that were sent twice because they were slow, over all runs.
+    hedges: u64,
     /// Peak resident memory of this process; null where the system does not say.
     peak_memory_bytes: Option<u64>,
 }
@@ -181,6 +237,8 @@ impl Summary {
             first_batch_s: over(|run| run.first_batch_s),
             resume_s: over(|run| run.resume_s),
             downloaded_per_unique: is_whole.then(|| downloaded / stored as f64),
+            retries: runs.iter().map(|run| run.retries).sum(),
+            hedges: runs.iter().map(|run| run.hedges).sum(),
             peak_memory_bytes: peak_memory(),
             runs: runs.to_vec(),
         }
@@ -194,6 +252,8 @@ impl Summary {
             ("first batch", milliseconds(self.first_batch_s)),
             ("first batch, resumed in the middle", milliseconds(self.resume_s)),
             ("downloaded ÷ unique", or_dash(self.downloaded_per_unique, |it| format!("{it:.2}"))),
+            ("requests retried, in all runs", self.retries.to_string()),
+            ("slow requests sent twice, in all runs", self.hedges.to_string()),
             ("peak memory", or_dash(self.peak_memory_bytes, bytes)),
         ];
         let rows = rows.map(|(what, value)| vec![what.to_owned(), value]);

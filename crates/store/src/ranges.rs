@@ -1,0 +1,214 @@
+//! Ranges of objects: several at a time, tried again, and sent twice where one is slow.
+//!
+//! This is the one place where range reads are retried; the client below does not. A request holds one of
+//! [`IN_FLIGHT`] slots while it is sent, but not while it waits to be tried again, and one that is slow lends its slot
+//! to another: neither holds up the others.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use futures::{StreamExt, stream};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use tokio::sync::Semaphore;
+
+use crate::buffers::{Buffer, Pool};
+use crate::pace::Pace;
+use crate::patience::Patience;
+use crate::remote::{Failure, Remote};
+use crate::traffic::{Counters, Traffic, count};
+
+/// Requests under way at once, and as many again while so many are slow.
+const IN_FLIGHT: usize = 32;
+/// Larger ranges are asked for in parts.
+const PART: u64 = 16 << 20;
+/// Parts of one range under way at once.
+const PARTS_IN_FLIGHT: usize = 8;
+/// Time without any success after which a store is given up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the bytes are.
+#[derive(Clone)]
+pub(crate) enum Source {
+    Folder(Arc<LocalFileSystem>),
+    Remote(Arc<Remote>),
+}
+
+/// Reads ranges of the objects of one store.
+pub(crate) struct Ranges {
+    source: Source,
+    pool: Arc<Pool>,
+    slots: Semaphore,
+    /// Slots of requests that turned out to be slow.
+    spare: Semaphore,
+    pace: Pace,
+    patience: Patience,
+    counters: Counters,
+}
+
+impl Ranges {
+    pub fn new(source: Source, patience: Duration) -> Ranges {
+        let slots = match source {
+            // More threads than cores only make the first piece later.
+            Source::Folder(_) => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            Source::Remote(_) => IN_FLIGHT,
+        };
+        Ranges {
+            source,
+            pool: Pool::shared(),
+            slots: Semaphore::new(slots),
+            spare: Semaphore::new(IN_FLIGHT),
+            pace: Pace::new(),
+            patience: Patience::new(patience),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The same store with a budget of its own.
+    pub fn with_patience(&self, patience: Duration) -> Ranges {
+        Ranges::new(self.source.clone(), patience)
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.counters.now()
+    }
+
+    /// Exactly these bytes, of which there is at least one.
+    pub async fn read(&self, key: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
+        match &self.source {
+            Source::Folder(files) => self.read_file(files.path_to_filesystem(key)?, range).await,
+            Source::Remote(remote) => self.read_parts(remote, key, range).await,
+        }
+    }
+
+    async fn read_file(&self, path: PathBuf, range: Range<u64>) -> Result<Bytes, Failure> {
+        // The semaphore is never closed.
+        let _slot = self.slots.acquire().await.ok();
+        let pool = self.pool.clone();
+        let bytes = range.end - range.start;
+        let task = tokio::task::spawn_blocking(move || file_range(path, range, &pool));
+        let buffer = task.await.map_err(io::Error::other)??;
+        count(&self.counters.requests, 1);
+        count(&self.counters.bytes, bytes);
+        Ok(buffer.freeze())
+    }
+
+    async fn read_parts(
+        &self,
+        remote: &Remote,
+        key: &Path,
+        range: Range<u64>,
+    ) -> Result<Bytes, Failure> {
+        if range.end - range.start <= PART {
+            return Ok(self.read_part(remote, key, range).await?.freeze());
+        }
+        let mut whole = self.pool.take((range.end - range.start) as usize)?;
+        let starts = range.clone().step_by(PART as usize);
+        let reads = starts.map(|start| async move {
+            let part = start..(start + PART).min(range.end);
+            (start - range.start, self.read_part(remote, key, part).await)
+        });
+        let mut reads = stream::iter(reads).buffer_unordered(PARTS_IN_FLIGHT);
+        while let Some((at, part)) = reads.next().await {
+            let part = part?;
+            let end = at as usize + part.as_ref().len();
+            whole.as_mut()[at as usize..end].copy_from_slice(part.as_ref());
+        }
+        drop(reads);
+        Ok(whole.freeze())
+    }
+
+    /// Tries until it has the bytes or the budget is spent. Expired credentials are renewed once.
+    async fn read_part(
+        &self,
+        remote: &Remote,
+        key: &Path,
+        range: Range<u64>,
+    ) -> Result<Buffer, Failure> {
+        let started = Instant::now();
+        let (mut renewed, mut attempts) = (false, 0);
+        loop {
+            attempts += 1;
+            let (generation, _) = remote.client();
+            let failure = match self.read_once(remote, key, range.clone()).await {
+                Ok(buffer) => return Ok(buffer),
+                Err(failure) => failure,
+            };
+            if failure.is_expired() && !std::mem::replace(&mut renewed, true) {
+                remote.refresh(generation)?;
+            } else if !failure.may_pass() {
+                return Err(failure);
+            } else if let Some(pause) = self.patience.pause(attempts) {
+                tokio::time::sleep(pause).await;
+            } else {
+                let (waited, source) = (started.elapsed(), Box::new(failure));
+                return Err(Failure::GaveUp { attempts, waited, source });
+            }
+            count(&self.counters.retries, 1);
+        }
+    }
+
+    /// Sends a request and, where it is slow, a second one; the first good answer counts.
+    async fn read_once(
+        &self,
+        remote: &Remote,
+        key: &Path,
+        range: Range<u64>,
+    ) -> Result<Buffer, Failure> {
+        let slot = self.slots.acquire().await.ok();
+        let (started, bytes) = (Instant::now(), range.end - range.start);
+        let send = || remote.read(key, range.clone(), &self.pool, &self.counters);
+        let mut first = pin!(send());
+        let slow_after = self.pace.slow_after(bytes);
+        let answer = match tokio::time::timeout(slow_after, &mut first).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let spare = self.spare.try_acquire().ok();
+                // Where no slot is spare, this request keeps its own.
+                let _slot = if spare.is_some() { None } else { slot };
+                self.hedged(first, send).await
+            }
+        };
+        if answer.is_ok() {
+            self.pace.took(bytes, started.elapsed());
+            self.patience.succeeded();
+        }
+        answer
+    }
+
+    async fn hedged<F: Future<Output = Result<Buffer, Failure>>>(
+        &self,
+        first: impl Future<Output = Result<Buffer, Failure>> + Unpin,
+        send: impl Fn() -> F,
+    ) -> Result<Buffer, Failure> {
+        if !self.pace.may_hedge() {
+            return first.await;
+        }
+        count(&self.counters.hedges, 1);
+        match select(first, pin!(send())).await {
+            Either::Left((Err(_), second)) => second.await,
+            Either::Right((Err(_), first)) => first.await,
+            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        }
+    }
+}
+
+/// Reads a part of a file, into memory that was used before where there is some.
+fn file_range(path: PathBuf, range: Range<u64>, pool: &Arc<Pool>) -> Result<Buffer, Failure> {
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes < range.end {
+        return Err(Failure::Truncated { bytes });
+    }
+    let mut buffer = pool.take((range.end - range.start) as usize)?;
+    file.read_exact_at(buffer.as_mut(), range.start)?;
+    Ok(buffer)
+}
