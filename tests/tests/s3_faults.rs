@@ -80,6 +80,10 @@ fn options() -> LoaderOptions {
         epochs: Some(1),
         drop_last: false,
         steps: None,
+        one_set: false,
+        by_length: false,
+        skip_damaged: false,
+        cache: None,
     }
 }
 

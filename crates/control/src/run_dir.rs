@@ -78,6 +78,11 @@ impl RunDir {
         self.root.join("evaluations.jsonl")
     }
 
+    /// Damaged samples that were left out; none where no sample was.
+    pub fn skipped(&self) -> PathBuf {
+        self.root.join("skipped.jsonl")
+    }
+
     /// The first cause of the last failure.
     pub fn error(&self) -> PathBuf {
         self.root.join("error.json")

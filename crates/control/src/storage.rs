@@ -37,12 +37,13 @@ impl SyncError {
 
 impl RunDir {
     /// Files of the run directory that are copied whole.
-    fn files(&self) -> [PathBuf; 6] {
+    fn files(&self) -> [PathBuf; 7] {
         [
             self.recipe(),
             self.record(),
             self.metrics(),
             self.evaluations(),
+            self.skipped(),
             self.error(),
             self.report(),
         ]

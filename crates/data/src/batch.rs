@@ -6,17 +6,19 @@ use bytes::Bytes;
 use strand_store::{ALIGNMENT, Pool};
 
 use crate::sample::{Sample, Visit};
-use crate::{DataError, Row, SampleRef};
+use crate::{DataError, Row, SampleRef, Skipped};
 
 /// A rank's share of a step.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Position of the step's first sample in the order.
     pub first: u64,
-    /// Samples of the step over all ranks.
+    /// Samples of the step over all ranks, skipped ones included.
     pub global: usize,
-    /// The rank's contiguous cut `[r·B/dp, (r+1)·B/dp)`; may be empty in a last, short batch.
+    /// The rank's contiguous cut `[r·B/dp, (r+1)·B/dp)` without what was skipped; may be empty in a short batch.
     pub samples: Vec<Sample>,
+    /// Damaged samples of the cut that were left out.
+    pub skipped: Vec<Skipped>,
     /// The features of all samples, one behind the other, each at a multiple of [`ALIGNMENT`] bytes. Those of a
     /// sample are a slice of this. The memory is used again once all of them are dropped.
     pub features: Bytes,
@@ -32,6 +34,8 @@ impl PartialEq for Batch {
 /// A row of a batch, held until it is copied.
 pub(crate) struct Held {
     pub rows: Arc<Vec<Row>>,
+    /// Its place among them.
+    pub row: usize,
     pub at: SampleRef,
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn assemble(
     visit: Visit,
     pool: &Arc<Pool>,
 ) -> Result<Batch, DataError> {
-    let rows = || held.iter().map(|held| (&held.rows[held.at.row], held.at));
+    let rows = || held.iter().map(|held| (&held.rows[held.row], held.at));
     let frames: Vec<_> = rows().map(|(row, at)| visit.frames(row, at.epoch)).collect();
     let sizes = rows().zip(&frames).map(|((row, _), frames)| row.frame_bytes() * frames.len());
     let starts = sizes.scan(0, |end: &mut usize, size| {
@@ -62,7 +66,8 @@ pub(crate) fn assemble(
         .zip(places)
         .map(|((row, at), place)| visit.sample(row, at.set, at.epoch, features.slice(place)));
     let samples = samples.collect::<Result<_, _>>()?;
-    Ok(Batch { first, global: global as usize, samples, features })
+    let (global, skipped) = (global as usize, Vec::new());
+    Ok(Batch { first, global, samples, skipped, features })
 }
 
 /// Copies the chosen frames of a row, neighbours at once.
@@ -95,7 +100,8 @@ mod tests {
             dtype: Dtype::F16,
         };
         let at = |row| SampleRef { set: 0, epoch: 0, shard: 0, group: 0, row };
-        let held: Vec<_> = [2, 0, 1].map(|row| Held { rows: rows.clone(), at: at(row) }).into();
+        let held: Vec<_> =
+            [2, 0, 1].map(|row| Held { rows: rows.clone(), row, at: at(row) }).into();
         let make = || assemble(6, 9, &held, visit, &pool).expect("a batch");
         let batch = make();
         let start = batch.features.as_ptr() as usize;

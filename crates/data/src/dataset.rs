@@ -120,10 +120,10 @@ impl Dataset {
         checksums: Checksums,
     ) -> Result<Vec<Row>, DataError> {
         let bytes = fetcher.fetch(self, shard, group);
-        match self.decoded(bytes, shard, group, checksums).await {
+        match self.decoded(fetcher, bytes, shard, group, checksums).await {
             Err(DataError::Checksum { .. }) => {
                 let bytes = fetcher.fetch_anew(self, shard, group);
-                self.decoded(bytes, shard, group, checksums).await
+                self.decoded(fetcher, bytes, shard, group, checksums).await
             }
             rows => rows,
         }
@@ -131,6 +131,7 @@ impl Dataset {
 
     async fn decoded(
         &self,
+        fetcher: &Fetcher,
         bytes: impl Future<Output = Result<Bytes, DataError>>,
         shard: usize,
         group: usize,
@@ -138,7 +139,8 @@ impl Dataset {
     ) -> Result<Vec<Row>, DataError> {
         let (description, expected) = self.group(shard, group)?;
         let place = Place::group(self.inner.location.url_of(&description.path), group);
-        let (bytes, footer) = tokio::try_join!(bytes, self.footer(shard, description))?;
+        let footer = self.footer_with(fetcher, shard, description);
+        let (bytes, footer) = tokio::try_join!(bytes, footer)?;
         let (task, expected, shape) =
             (place.clone(), expected.clone(), self.manifest().row_shape());
         let decode = move || decode_group(&task, footer, &expected, shape, bytes, checksums);
@@ -179,13 +181,27 @@ impl Dataset {
         index: usize,
         shard: &Shard,
     ) -> Result<ArrowReaderMetadata, DataError> {
-        // Nothing can panic while the lock is held.
-        let cell = self.inner.footers.lock().unwrap_or_else(PoisonError::into_inner).of(index);
-        cell.get_or_try_init(|| self.fetch_footer(shard)).await.cloned()
+        self.footer_with(&Fetcher::default(), index, shard).await
     }
 
-    async fn fetch_footer(&self, shard: &Shard) -> Result<ArrowReaderMetadata, DataError> {
-        let tail = self.read(shard, shard.footer_range()).await?;
+    async fn footer_with(
+        &self,
+        fetcher: &Fetcher,
+        index: usize,
+        shard: &Shard,
+    ) -> Result<ArrowReaderMetadata, DataError> {
+        // Nothing can panic while the lock is held.
+        let cell = self.inner.footers.lock().unwrap_or_else(PoisonError::into_inner).of(index);
+        cell.get_or_try_init(|| self.fetch_footer(fetcher, index, shard)).await.cloned()
+    }
+
+    async fn fetch_footer(
+        &self,
+        fetcher: &Fetcher,
+        index: usize,
+        shard: &Shard,
+    ) -> Result<ArrowReaderMetadata, DataError> {
+        let tail = fetcher.footer(self, index).await?;
         let place = Place::shard(self.inner.location.url_of(&shard.path));
         if xxh3(&tail[..shard.footer_bytes as usize]) != shard.footer_xxh3.0 {
             return Err(DataError::Checksum { place, what: "the footer".to_owned() });

@@ -13,13 +13,14 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use strand_store::xxh3;
 
+use crate::dataset::guarded;
 use crate::error::Place;
 use crate::footer::{check_pages, chunk};
 use crate::manifest::Group;
 use crate::pages::plain_values;
 use crate::row::RowShape;
 use crate::schema::{CHECKSUMS, FEATURES};
-use crate::{DataError, Media, Qa, Row};
+use crate::{DataError, Dataset, Media, Qa, Row};
 
 /// The bytes of one row group, at their place in a file that is otherwise not there.
 struct FilePart {
@@ -101,6 +102,44 @@ fn damage(place: &Place, found: &RowGroupMetaData, group: &Group, bytes: &[u8]) 
     }
 }
 
+/// A row and, where the row itself is damaged, the id it has.
+type RowResult = (Option<String>, Result<Row, DataError>);
+
+/// Fetches a damaged row group once more and decodes it row by row.
+///
+/// # Errors
+/// Where it cannot be told which rows are damaged, and what storage does.
+pub(crate) async fn decode_rows(
+    set: &Dataset,
+    shard: usize,
+    group: usize,
+) -> Result<Vec<RowResult>, DataError> {
+    let (file, description) = set.group(shard, group)?;
+    let place = Place::group(set.location().url_of(&file.path), group);
+    let footer = set.footer(shard, file).await?;
+    let bytes = set.read(file, description.range()).await?;
+    let (task, group, shape) = (place.clone(), description.clone(), set.manifest().row_shape());
+    guarded(&place, move || {
+        let bad = |reason: String| DataError::Shard { place: task.clone(), reason };
+        let index = task.group.unwrap_or_default();
+        let found = footer.metadata().row_groups().get(index);
+        let found = found.ok_or_else(|| bad("not in the footer".to_owned()))?;
+        check_pages(found, &group, &bytes).map_err(bad)?;
+        let is_intact = xxh3(&bytes) == group.xxh3.0;
+        let rows =
+            row_results(&task, footer.clone(), &group, shape, bytes, Checksums::GroupAndRows)?;
+        // Damage that lies in no row's features lies in the small columns, for which nothing else vouches.
+        if !is_intact && rows.iter().all(|(_, row)| row.is_ok()) {
+            return Err(DataError::Checksum {
+                place: task.clone(),
+                what: "the row group".to_owned(),
+            });
+        }
+        Ok(rows)
+    })
+    .await
+}
+
 fn read_rows(
     place: &Place,
     footer: ArrowReaderMetadata,
@@ -109,6 +148,18 @@ fn read_rows(
     bytes: Bytes,
     checksums: Checksums,
 ) -> Result<Vec<Row>, DataError> {
+    let rows = row_results(place, footer, group, shape, bytes, checksums)?;
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn row_results(
+    place: &Place,
+    footer: ArrowReaderMetadata,
+    group: &Group,
+    shape: RowShape,
+    bytes: Bytes,
+    checksums: Checksums,
+) -> Result<Vec<RowResult>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
     let part = FilePart { offset: group.offset, bytes: bytes.clone() };
@@ -124,10 +175,12 @@ fn read_rows(
             Columns::new(&batch).ok_or_else(|| bad("a column has another type".to_owned()))?;
         for i in 0..batch.num_rows() {
             let place = place.row(rows.len());
-            if checksums == Checksums::GroupAndRows {
-                columns.check(i, &place)?;
-            }
-            rows.push(columns.row(i, &place, shape, &bytes)?);
+            let checked = match checksums {
+                Checksums::GroupAndRows => columns.check(i, &place),
+                Checksums::Group => Ok(()),
+            };
+            let row = checked.and_then(|()| columns.row(i, &place, shape, &bytes));
+            rows.push((row.is_err().then(|| columns.id.value(i).to_owned()), row));
         }
     }
     if rows.len() as u64 != group.rows {

@@ -102,6 +102,14 @@ pub enum DataError {
     /// Settings of a writer or loader that cannot work.
     #[error("{0}")]
     Settings(String),
+    /// A cache that cannot be used.
+    #[error("cache {folder}: {reason}")]
+    Cache {
+        /// Its folder.
+        folder: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A cursor that belongs to other data or another order.
     #[error("cannot continue from the saved data position: {0}")]
     Cursor(String),
@@ -125,6 +133,28 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether bytes of the data set are damaged, so that their rows may be skipped.
+    pub fn is_damage(&self) -> bool {
+        self.damage().is_some()
+    }
+
+    /// A copy of an error that is damage: it stands for all rows of a row group.
+    pub(crate) fn damage(&self) -> Option<DataError> {
+        match self {
+            Self::Truncated { place, bytes, expected } => {
+                let (bytes, expected) = (*bytes, *expected);
+                Some(Self::Truncated { place: place.clone(), bytes, expected })
+            }
+            Self::Checksum { place, what } => {
+                Some(Self::Checksum { place: place.clone(), what: what.clone() })
+            }
+            Self::Shard { place, reason } => {
+                Some(Self::Shard { place: place.clone(), reason: reason.clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -141,6 +171,9 @@ impl DataError {
             Self::Cursor(_) => {
                 "start over with `--resume never`, or restore the recipe and the data of the checkpoint"
             }
+            Self::Cache { .. } => {
+                "give it an empty folder on a local disk and a larger limit, or do without: `mode: off`"
+            }
             Self::Memory { .. } => "take smaller batches, fewer frames or fewer ranks on a node",
             Self::Store(error) => return error.hint(),
             _ => return None,
@@ -149,9 +182,10 @@ impl DataError {
     }
 
     /// The exit code of a command that ends with this error: 4 for data, 5 where storage itself failed, 3 where
-    /// memory did.
+    /// memory did, 2 for settings of a cache.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Cache { .. } => 2,
             Self::Store(error) if !error.is_not_found() => error.exit_code(),
             Self::Memory { .. } => 3,
             _ => 4,

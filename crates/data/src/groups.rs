@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use tokio::task::JoinSet;
 
@@ -37,7 +37,6 @@ pub(crate) struct Groups {
     /// Groups that wait for room, in the order of their first use.
     waiting: VecDeque<Key>,
     fetches: JoinSet<(Key, Result<Vec<Row>, DataError>)>,
-    fetched: Arc<Fetched>,
     /// Counts uses, to tell the group that was used longest ago.
     clock: u64,
 }
@@ -60,28 +59,11 @@ enum State {
 
 impl Groups {
     /// No groups yet. `ahead` bytes at most are fetched beyond the windows that are being read, as `demand` needs it.
-    pub fn new(
-        sets: Vec<Dataset>,
-        ahead: u64,
-        demand: Arc<Demand>,
-        fetched: Arc<Fetched>,
-    ) -> Groups {
+    pub fn new(sets: Vec<Dataset>, ahead: u64, demand: Arc<Demand>, fetcher: Fetcher) -> Groups {
         let windows = sets.iter().map(window_bytes).sum();
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
-        let fetcher = Fetcher::default();
-        Groups {
-            sets,
-            fetcher,
-            windows,
-            ahead,
-            demand,
-            held: 0,
-            groups,
-            waiting,
-            fetches,
-            fetched,
-            clock: 0,
-        }
+        let (held, clock) = (0, 0);
+        Groups { sets, fetcher, windows, ahead, demand, held, groups, waiting, fetches, clock }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -150,7 +132,11 @@ impl Groups {
                 self.fetch(key);
                 Ok(None)
             }
-            State::Failed(error) => Err(std::mem::replace(error, DataError::Stopped)),
+            State::Failed(error) => {
+                held.needed = held.needed.saturating_sub(1);
+                // Damage is the same for every row of the group; another failure ends the loader.
+                Err(error.damage().unwrap_or_else(|| std::mem::replace(error, DataError::Stopped)))
+            }
         }
     }
 
@@ -174,8 +160,6 @@ impl Groups {
         let (set, shard, group) = key;
         let bytes = self.bytes(key);
         self.held += bytes;
-        self.fetched.groups.fetch_add(1, Ordering::Relaxed);
-        self.fetched.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(held) = self.groups.get_mut(&key) {
             held.state = State::Fetching;
         }
@@ -216,7 +200,7 @@ fn key(at: SampleRef) -> Key {
 }
 
 /// Bytes of the largest window that a set may have.
-fn window_bytes(set: &Dataset) -> u64 {
+pub(crate) fn window_bytes(set: &Dataset) -> u64 {
     let groups = set.manifest().shards.iter().flat_map(|shard| &shard.groups);
     let largest = groups.clone().map(|group| group.bytes).max().unwrap_or_default();
     largest * (groups.count() as u64).min(crate::epoch::WINDOW)

@@ -8,6 +8,7 @@
 
 mod adopt;
 mod batch;
+mod cache;
 #[cfg(test)]
 mod damage;
 mod dataset;
@@ -23,11 +24,14 @@ pub mod frames;
 mod groups;
 mod loader;
 mod manifest;
+mod mixing;
 mod order;
 mod pages;
 mod permute;
+mod pool;
 mod prompts;
 mod row;
+mod salvage;
 mod sample;
 mod schema;
 #[cfg(test)]
@@ -41,15 +45,17 @@ mod writer;
 
 pub use adopt::{PlainFile, adopt, plain_files, read_plain};
 pub use batch::Batch;
+pub use cache::{Cache, CacheEntry, CacheStats, default_cache_limit, user_cache_folder};
 pub use dataset::Dataset;
 pub use draw::{below, draw};
 pub use error::{DataError, Place};
 pub use frames::FrameRule;
 pub use loader::{Loader, LoaderOptions};
 pub use manifest::{Format, Group, MANIFEST, Manifest, Shard, Xxh3};
-pub use order::{Cursor, Order, SampleRef, cut};
+pub use order::{Cursor, Order, OrderRules, SampleRef, cut};
 pub use prompts::{PromptStyle, Prompter, Tokens};
 pub use row::{Dtype, Encoder, Media, Qa, Row};
+pub use salvage::Skipped;
 pub use sample::Sample;
 pub use schema::columns;
 pub use texts::RowText;

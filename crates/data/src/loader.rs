@@ -11,10 +11,14 @@ use tokio::task::JoinHandle;
 
 use crate::batch::{Held, assemble};
 use crate::demand::Demand;
+use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
 use crate::order::cut;
+use crate::salvage::Salvage;
 use crate::sample::Visit;
-use crate::{Batch, Cursor, DataError, Dataset, FrameRule, Order, SampleRef};
+use crate::{
+    Batch, Cache, Cursor, DataError, Dataset, FrameRule, Order, OrderRules, SampleRef, Skipped,
+};
 
 /// Batches that wait for the trainer or are being copied for it.
 const BATCHES_READY: usize = 3;
@@ -45,11 +49,20 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Steps from the beginning (not from a cursor); without end where not given.
     pub steps: Option<u64>,
+    /// Every step's samples come from one set.
+    pub one_set: bool,
+    /// Row groups of similar length are read together.
+    pub by_length: bool,
+    /// Leave damaged samples out and list them, instead of ending with an error.
+    pub skip_damaged: bool,
+    /// The node's cache, for data sets in object storage.
+    pub cache: Option<Cache>,
 }
 
 /// Where each step begins and ends: a function of the options, the same on every rank.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
+    order: Arc<Order>,
     batch: u64,
     /// Samples of the whole run.
     total: Option<u64>,
@@ -57,26 +70,31 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(options: &LoaderOptions, epoch_len: u64) -> Plan {
+    fn new(options: &LoaderOptions, order: Arc<Order>) -> Plan {
         let batch = options.global_batch as u64;
-        let by_steps = options.steps.map(|steps| steps.saturating_mul(batch));
-        let by_epochs = options.epochs.map(|epochs| epochs.saturating_mul(epoch_len));
+        let by_steps = options.steps.map(|steps| order.step_start(steps, batch));
+        let by_epochs = options.epochs.map(|epochs| epochs.saturating_mul(order.epoch_len()));
         let total = [by_steps, by_epochs].into_iter().flatten().min();
-        Plan { batch, total, drop_last: options.drop_last }
+        Plan { order, batch, total, drop_last: options.drop_last }
     }
 
     /// The end of the step that begins at a position; `None` where there is no such step.
-    fn end(self, first: u64) -> Option<u64> {
-        let full = first.saturating_add(self.batch);
-        let end = self.total.map_or(full, |total| full.min(total));
-        let complete = end == full || (!self.drop_last && end > first);
-        complete.then_some(end)
+    fn end(&self, first: u64) -> Option<u64> {
+        let total = self.total.unwrap_or(u64::MAX);
+        if first >= total {
+            return None;
+        }
+        let full = self.order.step_end(first, self.batch);
+        let end = full.min(total);
+        (end == full || !self.drop_last).then_some(end)
     }
 
-    fn steps(self) -> Option<u64> {
-        self.total.map(
-            |total| if self.drop_last { total / self.batch } else { total.div_ceil(self.batch) },
-        )
+    fn steps(&self) -> Option<u64> {
+        let total = self.total?;
+        let steps = self.order.steps_before(total, self.batch);
+        let last = self.order.step_start(steps.saturating_sub(1), self.batch);
+        let is_dropped = steps > 0 && self.end(last).is_none();
+        Some(steps - u64::from(is_dropped))
     }
 }
 
@@ -128,26 +146,28 @@ impl Loader {
     ) -> Result<Loader, DataError> {
         let visit = check(&sets, &options)?;
         let weighted: Vec<_> = sets.iter().map(|(set, weight)| (set.manifest(), *weight)).collect();
-        let order = Arc::new(Order::new(&weighted, options.seed)?);
+        let order = Arc::new(Order::with_rules(&weighted, options.seed, rules(&options))?);
         let consumed = cursor.map_or(Ok(0), |cursor| order.resume(&cursor))?;
-        let plan = Plan::new(&options, order.epoch_len());
+        let plan = Plan::new(&options, order.clone());
         let fetched = Arc::new(Fetched::default());
         let sets: Vec<Dataset> = sets.into_iter().map(|(set, _)| set).collect();
         let traffic = sets.iter().map(|set| set.location().traffic()).collect();
         let demand = Arc::new(Demand::default());
-        let groups =
-            Groups::new(sets.clone(), options.prefetch_bytes, demand.clone(), fetched.clone());
+        let fetcher = Fetcher { cache: options.cache.clone(), fetched: fetched.clone() };
+        let salvage = options.skip_damaged.then(|| Salvage::new(sets.clone()));
+        let groups = Groups::new(sets.clone(), options.prefetch_bytes, demand.clone(), fetcher);
         let (rank, size) = (options.dp_rank, options.dp_size);
         let planned = VecDeque::new();
         let reader = Reader {
             order: order.clone(),
-            plan,
+            plan: plan.clone(),
             rank,
             size,
             visit,
             next: consumed,
             planned,
             groups,
+            salvage,
             pool: pool.clone(),
         };
         let (sender, batches) = mpsc::channel(BATCHES_READY);
@@ -228,6 +248,11 @@ impl Drop for Loader {
     }
 }
 
+fn rules(options: &LoaderOptions) -> OrderRules {
+    let one_set = options.one_set.then_some(options.global_batch as u64);
+    OrderRules { one_set, by_length: options.by_length }
+}
+
 fn check(sets: &[(Dataset, Option<f64>)], options: &LoaderOptions) -> Result<Visit, DataError> {
     let bad = |reason: String| Err(DataError::Settings(reason));
     let LoaderOptions { seed, dp_rank, dp_size, global_batch, frames, sampling, .. } = *options;
@@ -269,6 +294,8 @@ struct Reader {
     next: u64,
     planned: VecDeque<PlannedBatch>,
     groups: Groups,
+    /// Where damage is skipped.
+    salvage: Option<Salvage>,
     /// Memory of the batches.
     pool: Arc<Pool>,
 }
@@ -284,7 +311,7 @@ impl Reader {
         while let Some(batch) = self.next_batch() {
             let (done, coming) = oneshot::channel();
             let failed = match self.hold(&batch.samples).await {
-                Ok(held) => self.copy(batch, held, done),
+                Ok(rows) => self.copy(batch, rows, done),
                 Err(error) => done.send(Err(error)).is_ok(),
             };
             if sender.send(coming).await.is_err() || failed {
@@ -297,13 +324,14 @@ impl Reader {
     fn copy(
         &self,
         batch: PlannedBatch,
-        held: Vec<Held>,
+        (held, skipped): (Vec<Held>, Vec<Skipped>),
         done: oneshot::Sender<Result<Batch, DataError>>,
     ) -> bool {
         let (visit, pool) = (self.visit, self.pool.clone());
         tokio::task::spawn_blocking(move || {
             // A trainer that went away wants no batch.
-            let _ = done.send(assemble(batch.first, batch.global, &held, visit, &pool));
+            let made = assemble(batch.first, batch.global, &held, visit, &pool);
+            let _ = done.send(made.map(|made| Batch { skipped, ..made }));
         });
         false
     }
@@ -330,13 +358,22 @@ impl Reader {
         Some(PlannedBatch { first, global: end - first, samples })
     }
 
-    /// The rows of some samples, once they are there.
-    async fn hold(&mut self, samples: &[SampleRef]) -> Result<Vec<Held>, DataError> {
-        let mut held = Vec::with_capacity(samples.len());
+    /// The rows of some samples, once they are there, and those that are left out.
+    async fn hold(
+        &mut self,
+        samples: &[SampleRef],
+    ) -> Result<(Vec<Held>, Vec<Skipped>), DataError> {
+        let (mut held, mut skipped) = (Vec::with_capacity(samples.len()), Vec::new());
         for &at in samples {
-            let (rows, _) = self.groups.row(at).await?;
-            held.push(Held { rows, at });
+            match (self.groups.row(at).await, &mut self.salvage) {
+                (Ok((rows, row)), _) => held.push(Held { rows, row, at }),
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(salvage)) => match salvage.row(at, error).await? {
+                    Ok(row) => held.push(Held { rows: Arc::new(vec![row]), row: 0, at }),
+                    Err(damaged) => skipped.push(damaged),
+                },
+            }
         }
-        Ok(held)
+        Ok((held, skipped))
     }
 }

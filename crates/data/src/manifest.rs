@@ -25,6 +25,8 @@ pub(crate) const MAX_FOOTER_BYTES: u64 = 64 << 20;
 pub(crate) const MAX_GROUP_ROWS: u64 = 1 << 20;
 /// Most tokens of a frame, and most values of a token.
 const MAX_WIDTH: usize = 1 << 16;
+/// Bytes of JSON that are hashed at a time.
+const HASHED_AT_ONCE: usize = 64 << 10;
 /// `PAR1` at the start of a shard.
 const MAGIC_BYTES: u64 = 4;
 /// Length of the footer and `PAR1` at the end of a shard.
@@ -110,12 +112,36 @@ impl Serialize for Xxh3 {
 
 impl<'de> Deserialize<'de> for Xxh3 {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = is_hex(&text, 16).then(|| u64::from_str_radix(&text, 16).ok()).flatten();
-        digits
-            .map(Xxh3)
-            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not 16 hex digits")))
+        deserializer.deserialize_str(HexDigits)
     }
+}
+
+/// Reads the digits where they stand: a large manifest has millions of them.
+struct HexDigits;
+
+impl serde::de::Visitor<'_> for HexDigits {
+    type Value = Xxh3;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("16 hex digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Xxh3, E> {
+        let digits = is_hex(text, 16).then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        digits.map(Xxh3).ok_or_else(|| E::custom(format!("`{text}` is not 16 hex digits")))
+    }
+}
+
+/// A manifest without its id, in the order of its fields: what the id is the hash of.
+#[derive(Serialize)]
+struct Nameless<'a> {
+    format: &'a Format,
+    id: &'static str,
+    encoder: &'a Encoder,
+    tokens: usize,
+    dim: usize,
+    dtype: Dtype,
+    shards: &'a [Shard],
 }
 
 impl Manifest {
@@ -168,8 +194,15 @@ impl Manifest {
     }
 
     fn content_hash(&self) -> String {
-        let nameless = Manifest { id: String::new(), ..self.clone() };
-        blake3::hash(nameless.to_json().as_bytes()).to_hex().to_string()
+        let Manifest { format, encoder, tokens, dim, dtype, shards, .. } = self;
+        let (tokens, dim, dtype) = (*tokens, *dim, *dtype);
+        let nameless = Nameless { format, id: "", encoder, tokens, dim, dtype, shards };
+        // Neither a copy nor the text: those of a large manifest take gigabytes.
+        let mut text = std::io::BufWriter::with_capacity(HASHED_AT_ONCE, blake3::Hasher::new());
+        // Plain structs of strings and numbers into memory: there is no way to fail.
+        let hashed = serde_json::to_writer(&mut text, &nameless).ok();
+        let hasher = hashed.and_then(|()| text.into_inner().ok());
+        hasher.unwrap_or_default().finalize().to_hex().to_string()
     }
 
     fn check(&self) -> Result<(), String> {

@@ -1,15 +1,16 @@
-//! The order of all samples of a run: a function of (data sets, seed, position) and of nothing else.
+//! The order of all samples of a run: a function of (data sets, seed, rules, position) and of nothing else.
 //!
-//! Sets are mixed by size (each sample once an epoch) or by weights. Either way set `s` has had
-//! `floor(position × share)` of the samples before a position, so any batch has its exact share, to one sample.
+//! [`crate::mixing`] says which set has a position, [`crate::epoch`] which of its samples.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use strand_store::xxh3;
 
 use crate::epoch::{EpochOrder, Sizes};
+use crate::mixing::{Mixing, Turn};
 use crate::permute::mix;
+use crate::pool;
 use crate::{DataError, Manifest};
 
 /// Version of the order; a cursor of another one cannot be continued.
@@ -32,6 +33,16 @@ pub struct SampleRef {
     pub row: usize,
 }
 
+/// How sets are mixed and their samples put in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderRules {
+    /// Every step's samples come from one set, as the reference does it: the samples of a step. By size the last step
+    /// of each set in an epoch may be short.
+    pub one_set: Option<u64>,
+    /// Row groups of similar length are read together, so that batches need less padding.
+    pub by_length: bool,
+}
+
 /// The data position of a run: the whole state of all loaders of all ranks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,17 +55,29 @@ pub struct Cursor {
     pub weights: Option<Vec<u64>>,
     /// Seed of the order.
     pub seed: u64,
-    /// Samples that were consumed by all ranks together.
+    /// Samples of a step, where every step's samples come from one set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_set: Option<u64>,
+    /// Whether windows are made by length.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_length: bool,
+    /// Samples that were consumed by all ranks together, skipped ones included.
     pub consumed: u64,
+    /// Damaged samples of the whole run that were left out so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The order of a run.
 #[derive(Debug)]
 pub struct Order {
     sets: Vec<SetOrder>,
-    /// Samples of each set in one epoch of all.
-    rows: Vec<u64>,
-    weights: Option<Vec<u64>>,
+    mixing: Mixing,
+    rules: OrderRules,
     ids: Vec<String>,
     seed: u64,
 }
@@ -64,101 +87,131 @@ struct SetOrder {
     sizes: Sizes,
     /// Row groups before each shard.
     shards: Vec<u64>,
+    /// The length of each row group, where it counts.
+    lengths: Option<Arc<[u32]>>,
     key: u64,
     /// The epoch asked for last. Only a shortcut: the order does not depend on it.
-    last: Mutex<Option<(u64, std::sync::Arc<EpochOrder>)>>,
+    last: Mutex<Option<(u64, Arc<EpochOrder>)>>,
 }
 
 impl Order {
+    /// The order over these data sets, mixed sample by sample.
+    ///
+    /// # Errors
+    /// As [`Order::with_rules`].
+    pub fn new(sets: &[(&Manifest, Option<f64>)], seed: u64) -> Result<Order, DataError> {
+        Order::with_rules(sets, seed, OrderRules::default())
+    }
+
     /// The order over these data sets. Weights are all given or all absent; without them, each set has its share by
     /// size.
     ///
     /// # Errors
-    /// [`DataError::Settings`] where there is no row, or a weight is missing or not positive.
-    pub fn new(sets: &[(&Manifest, Option<f64>)], seed: u64) -> Result<Order, DataError> {
+    /// [`DataError::Settings`] where there is no row, a weight is missing or not positive, or a step is empty.
+    pub fn with_rules(
+        sets: &[(&Manifest, Option<f64>)],
+        seed: u64,
+        rules: OrderRules,
+    ) -> Result<Order, DataError> {
+        let bad = |reason: &str| Err(DataError::Settings(reason.to_owned()));
         if sets.is_empty() || sets.iter().any(|(manifest, _)| manifest.num_rows() == 0) {
-            return Err(DataError::Settings(
-                "a data set without rows cannot be trained on".to_owned(),
-            ));
+            return bad("a data set without rows cannot be trained on");
+        }
+        if rules.one_set == Some(0) {
+            return bad("a step must have a sample");
         }
         let weights = weights(sets)?;
         let ids: Vec<String> = sets.iter().map(|(manifest, _)| manifest.id.clone()).collect();
-        let sets: Vec<_> = sets.iter().map(|(manifest, _)| SetOrder::new(manifest, seed)).collect();
+        let by_length = rules.by_length;
+        let sets: Vec<_> =
+            sets.iter().map(|(manifest, _)| SetOrder::new(manifest, seed, by_length)).collect();
         let rows = sets.iter().map(|set| set.sizes.rows()).collect();
-        Ok(Order { sets, rows, weights, ids, seed })
+        let mixing = Mixing::new(rows, weights, rules.one_set);
+        Ok(Order { sets, mixing, rules, ids, seed })
     }
 
     /// Samples of one epoch: the rows of all sets together.
     pub fn epoch_len(&self) -> u64 {
-        self.rows.iter().sum()
+        self.mixing.epoch_len()
     }
 
     /// The sample at a position; positions go on through all epochs.
     pub fn at(&self, position: u64) -> SampleRef {
-        match &self.weights {
-            Some(weights) => {
-                let (set, index) = split(position, weights);
-                self.sets[set].at(set, index / self.rows[set], index % self.rows[set])
-            }
-            None => {
-                let (set, index) = split(position % self.epoch_len(), &self.rows);
-                self.sets[set].at(set, position / self.epoch_len(), index)
-            }
-        }
+        let Turn { set, epoch, index } = self.mixing.at(position);
+        self.sets[set].at(set, epoch, index)
+    }
+
+    /// The end of the step of `batch` samples that begins at a position.
+    pub fn step_end(&self, first: u64, batch: u64) -> u64 {
+        self.mixing.step_end(first, batch)
+    }
+
+    /// The position at which a step of `batch` samples, counted from 0, begins.
+    pub fn step_start(&self, step: u64, batch: u64) -> u64 {
+        self.mixing.step_start(step, batch)
+    }
+
+    /// Steps of `batch` samples that begin before a position.
+    pub fn steps_before(&self, position: u64, batch: u64) -> u64 {
+        self.mixing.steps_before(position, batch)
     }
 
     /// The cursor after so many samples.
     pub fn cursor(&self, consumed: u64) -> Cursor {
-        let (sets, weights, seed) = (self.ids.clone(), self.weights.clone(), self.seed);
-        Cursor { version: VERSION, sets, weights, seed, consumed }
+        let (sets, weights, seed) = (self.ids.clone(), self.mixing.weights().cloned(), self.seed);
+        let (one_set, by_length) = (self.mixing.one_set(), self.rules.by_length);
+        Cursor { version: VERSION, sets, weights, seed, one_set, by_length, consumed, skipped: 0 }
     }
 
     /// The position that a cursor of this very order stands for.
     ///
     /// # Errors
-    /// [`DataError::Cursor`] where it was made with other data, weights or another seed.
+    /// [`DataError::Cursor`] where it was made with other data, weights, rules or another seed.
     pub fn resume(&self, cursor: &Cursor) -> Result<u64, DataError> {
-        let own = self.cursor(cursor.consumed);
-        let refuse = |what: String| Err(DataError::Cursor(what));
-        if cursor.version != own.version {
-            return refuse(format!(
+        match self.difference(cursor, &self.cursor(cursor.consumed)) {
+            Some(difference) => Err(DataError::Cursor(difference)),
+            None => Ok(cursor.consumed),
+        }
+    }
+
+    fn difference(&self, cursor: &Cursor, own: &Cursor) -> Option<String> {
+        let (was, is) = (cursor, own);
+        if was.version != is.version {
+            return Some(format!(
                 "it has order version {}, this program {}",
-                cursor.version, own.version
+                was.version, is.version
             ));
         }
-        if cursor.sets != own.sets {
-            return refuse(format!(
-                "it was over data sets {:?}, these are {:?}",
-                cursor.sets, own.sets
+        if was.sets != is.sets {
+            return Some(format!("it was over data sets {:?}, these are {:?}", was.sets, is.sets));
+        }
+        if was.weights != is.weights {
+            return Some(format!("it mixed by weights {:?}, now {:?}", was.weights, is.weights));
+        }
+        if (was.one_set, was.by_length) != (is.one_set, is.by_length) {
+            return Some(format!(
+                "its steps were of one set: {:?}, by length: {}; now {:?}, {}",
+                was.one_set, was.by_length, is.one_set, is.by_length
             ));
         }
-        if cursor.weights != own.weights {
-            return refuse(format!(
-                "it mixed by weights {:?}, now {:?}",
-                cursor.weights, own.weights
-            ));
-        }
-        if cursor.seed != own.seed {
-            return refuse(format!("its seed was {}, now {}", cursor.seed, own.seed));
-        }
-        Ok(cursor.consumed)
+        (was.seed != is.seed).then(|| format!("its seed was {}, now {}", was.seed, is.seed))
     }
 }
 
 impl SetOrder {
-    fn new(manifest: &Manifest, seed: u64) -> SetOrder {
-        let groups =
-            manifest.shards.iter().flat_map(|shard| shard.groups.iter().map(|group| group.rows));
+    fn new(manifest: &Manifest, seed: u64, by_length: bool) -> SetOrder {
+        let groups = || manifest.shards.iter().flat_map(|shard| &shard.groups);
         let shards = manifest.shards.iter().scan(0, |before, shard| {
             let first = *before;
             *before += shard.groups.len() as u64;
             Some(first)
         });
-        let key = mix(xxh3(manifest.id.as_bytes()), seed);
+        let length = |group| pool::length(group, manifest.tokens);
         SetOrder {
-            sizes: Sizes::new(groups),
+            sizes: Sizes::new(groups().map(|group| group.rows)),
             shards: shards.collect(),
-            key,
+            lengths: by_length.then(|| groups().map(length).collect()),
+            key: mix(xxh3(manifest.id.as_bytes()), seed),
             last: Mutex::new(None),
         }
     }
@@ -175,35 +228,18 @@ impl SetOrder {
         }
     }
 
-    fn epoch(&self, epoch: u64) -> std::sync::Arc<EpochOrder> {
+    fn epoch(&self, epoch: u64) -> Arc<EpochOrder> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((number, order)) if *number == epoch => order.clone(),
             _ => {
-                let order = std::sync::Arc::new(EpochOrder::new(&self.sizes, mix(self.key, epoch)));
+                let key = mix(self.key, epoch);
+                let order = Arc::new(EpochOrder::new(&self.sizes, key, self.lengths.clone()));
                 *last = Some((epoch, order.clone()));
                 order
             }
         }
     }
-}
-
-/// The set that has a position and how many positions before it that set had. Set by set: it or the rest?
-fn split(position: u64, shares: &[u64]) -> (usize, u64) {
-    let mut position = position;
-    let mut total: u64 = shares.iter().sum();
-    for (set, &share) in shares.iter().enumerate() {
-        let before =
-            |position: u64| (u128::from(position) * u128::from(share) / u128::from(total)) as u64;
-        let own = before(position);
-        if before(position + 1) > own {
-            return (set, own);
-        }
-        position -= own;
-        total -= share;
-    }
-    // The last set's share is all that is left, so the loop has returned.
-    (shares.len().saturating_sub(1), position)
 }
 
 fn weights(sets: &[(&Manifest, Option<f64>)]) -> Result<Option<Vec<u64>>, DataError> {
@@ -291,24 +327,6 @@ mod tests {
             prop_assert_eq!(joined, (0..count).collect::<Vec<_>>());
             let lengths: Vec<u64> = cuts.iter().map(|cut| cut.end - cut.start).collect();
             prop_assert!(lengths.iter().max().zip(lengths.iter().min()).is_some_and(|(a, b)| a - b <= 1));
-        }
-
-        #[test]
-        fn sets_have_their_share_of_every_batch(a in 1_u64..50, b in 1_u64..50, c in 1_u64..50, batch in 1_u64..40) {
-            let shares = [a, b, c];
-            let total = a + b + c;
-            let mut before = [0; 3];
-            for end in (1..20).map(|step| step * batch) {
-                let mut counts = [0; 3];
-                (0..end).for_each(|position| counts[split(position, &shares).0] += 1);
-                for set in 0..3 {
-                    let exact = (batch * shares[set]) as f64 / total as f64;
-                    let got = (counts[set] - before[set]) as f64;
-                    prop_assert!((got - exact).abs() < 2.0);
-                    prop_assert!((batch * shares[set]) % total != 0 || set > 0 || got == exact);
-                }
-                before = counts;
-            }
         }
     }
 

@@ -23,6 +23,10 @@ fn reading(rank: usize, size: usize) -> LoaderOptions {
         epochs: Some(2),
         drop_last: false,
         steps: None,
+        one_set: false,
+        by_length: false,
+        skip_damaged: false,
+        cache: None,
     }
 }
 

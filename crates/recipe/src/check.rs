@@ -47,6 +47,9 @@ impl Recipe {
             findings.positive("runtime.threads_per_rank", threads);
         }
         findings.positive("runtime.prefetch_mib", self.runtime.prefetch_mib);
+        if self.runtime.cache.folder.as_ref().is_some_and(|folder| folder.trim().is_empty()) {
+            findings.error("runtime.cache.folder", "must be a folder of the nodes", None);
+        }
         let timeout = self.runtime.collective_timeout_s;
         findings.number("runtime.collective_timeout_s", timeout, "above 0", |s| s > 0.0);
     }
@@ -170,6 +173,7 @@ stages:
     fn settings_of_the_run_are_in_range() {
         assert_problem(&["runtime.collective_timeout_s=0"], "above 0");
         assert_problem(&["runtime.threads_per_rank=0"], "at least 1");
+        assert_problem(&["runtime.cache.folder=' '"], "a folder of the nodes");
         assert_problem(&["checkpoint.every_steps=0"], "checkpoint.every_steps");
         assert_problem(&["tokenizer=' '"], "tokenizer.json");
         assert_problem(&["stages=[]", "data={}"], "at least one stage");

@@ -79,6 +79,8 @@ mod tests {
             "name=other",
             "parallel.tp=2",
             "runtime.prefetch_mib=1",
+            "runtime.skip_budget=8",
+            "runtime.cache.limit=1GiB",
             "checkpoint.every_steps=3",
             "trace.samples=true",
             "batch.micro=2",
@@ -86,7 +88,12 @@ mod tests {
         for same in without_effect {
             assert_eq!(hash_with(&[same]), plain, "{same}");
         }
-        for other in ["seed=9", "stages.base.optimizer.lr=1", "batch.global=16"] {
+        for other in [
+            "seed=9",
+            "stages.base.order.per_step=one_set",
+            "stages.base.optimizer.lr=1",
+            "batch.global=16",
+        ] {
             assert_ne!(hash_with(&[other]), plain, "{other}");
         }
     }

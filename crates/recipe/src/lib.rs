@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod absolute;
+mod byte_size;
 mod check;
 mod check_model;
 mod check_stage;
@@ -16,6 +17,7 @@ mod hash;
 mod load;
 mod overrides;
 mod problem;
+mod process_types;
 mod schedule;
 mod schema;
 mod source_error;
@@ -23,9 +25,11 @@ mod suggest;
 mod types;
 mod world;
 
+pub use byte_size::{BadSize, ByteSize};
 pub use diff::{Change, diff};
 pub use error::RecipeError;
 pub use problem::{Problem, Severity};
+pub use process_types::*;
 pub use schedule::{learning_rate, warmup_steps};
 pub use schema::schema;
 pub use suggest::closest;

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::defaults;
+use crate::process_types::{Checkpoint, Runtime, Trace};
 
 /// A run: one model taken through a list of stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -194,6 +195,9 @@ pub struct Stage {
     pub start: Start,
     /// What it trains on.
     pub data: Vec<Source>,
+    /// How the data sets are mixed and their samples put in order.
+    #[serde(default)]
+    pub order: Option<SampleOrder>,
     /// How frames become visual tokens.
     pub video: Video,
     /// Which visual tokens are dropped.
@@ -242,6 +246,28 @@ pub struct Source {
     /// Relative share of the samples. Where no source has one, each set's share is its size.
     #[serde(default)]
     pub weight: Option<f64>,
+}
+
+/// How samples are put in order. It never depends on the number of ranks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleOrder {
+    /// From how many data sets the samples of a step come.
+    pub per_step: PerStep,
+    /// Read row groups of similar length together, so that batches need less padding. Lengths are those of row groups
+    /// in the manifest: it helps where the rows of a row group are alike.
+    pub by_length: bool,
+}
+
+/// From how many data sets the samples of a step come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PerStep {
+    /// From all, each with its exact share of every step.
+    #[default]
+    Mixed,
+    /// From one, as in the reference; each set has its exact share of the steps.
+    OneSet,
 }
 
 /// How frames become visual tokens.
@@ -427,47 +453,4 @@ pub struct Evaluate {
     /// Most rows used, from the start of the set; all where unset.
     #[serde(default)]
     pub limit: Option<usize>,
-}
-
-/// When checkpoints are written and how many stay. The last one of each stage is always written and kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Checkpoint {
-    /// Steps between two checkpoints.
-    pub every_steps: u64,
-    /// How many of them stay, beside the stages' last ones.
-    pub keep: usize,
-}
-
-impl Default for Checkpoint {
-    fn default() -> Self {
-        Checkpoint { every_steps: 500, keep: 2 }
-    }
-}
-
-/// What metrics.jsonl records beyond the usual.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Trace {
-    /// The ids of each step's samples, in global order.
-    #[serde(default)]
-    pub samples: bool,
-}
-
-/// Settings of the processes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Runtime {
-    /// Compute threads of each rank on CPUs; cores ÷ ranks on the node where unset.
-    pub threads_per_rank: Option<usize>,
-    /// A collective that takes longer fails the run, in seconds.
-    pub collective_timeout_s: f64,
-    /// Bytes of features read ahead by each rank, in MiB.
-    pub prefetch_mib: usize,
-}
-
-impl Default for Runtime {
-    fn default() -> Self {
-        Runtime { threads_per_rank: None, collective_timeout_s: 600.0, prefetch_mib: 256 }
-    }
 }

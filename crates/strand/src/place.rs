@@ -62,17 +62,12 @@ impl RunView {
     }
 }
 
-/// The user's cache folder, by the XDG rule: a relative path is ignored.
+/// The user's cache folder.
 fn cache() -> Result<PathBuf, Failure> {
-    let absolute =
-        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("strand"))
-        .ok_or_else(|| {
-            Failure::environment("no folder for the working copy of the run")
-                .hint("set HOME or XDG_CACHE_HOME to an absolute path")
-        })
+    strand_data::user_cache_folder().ok_or_else(|| {
+        Failure::environment("no folder for the working copy of the run")
+            .hint("set HOME or XDG_CACHE_HOME to an absolute path")
+    })
 }
 
 /// The folder of a run's checkpoints: the folder itself, or the one in a run directory.

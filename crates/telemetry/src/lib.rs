@@ -10,6 +10,7 @@ mod memory;
 pub mod metrics;
 mod progress;
 pub mod report;
+pub mod skipped;
 mod terminal;
 
 pub use error::TelemetryError;
@@ -18,4 +19,5 @@ pub use memory::peak_memory;
 pub use metrics::{Metrics, MetricsWriter, TokenCounts};
 pub use progress::Progress;
 pub use report::Report;
+pub use skipped::SkippedSample;
 pub use terminal::say;

@@ -47,6 +47,9 @@ pub struct Metrics {
     pub mfu: Option<f64>,
     /// Peak memory of the rank that used most; null where the system does not say.
     pub memory_bytes: Option<u64>,
+    /// Damaged samples that the run left out so far, with a `skip_budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<u64>,
     /// Ids of the step's samples in global order, with `trace: {samples: true}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_ids: Option<Vec<String>>,
@@ -133,6 +136,7 @@ pub(crate) mod tests {
             tflops: Some(0.01),
             mfu: None,
             memory_bytes: Some(1 << 20),
+            skipped: None,
             sample_ids: None,
         }
     }

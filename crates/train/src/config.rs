@@ -1,8 +1,8 @@
 //! The recipe's words as the model's and the loader's.
 
-use strand_data::{FrameRule, PromptStyle};
+use strand_data::{FrameRule, OrderRules, PromptStyle};
 use strand_model::{Config, VideoInput};
-use strand_recipe::{FrameSampling, Recipe, Video};
+use strand_recipe::{FrameSampling, PerStep, Recipe, SampleOrder, Stage, Video};
 
 use crate::optimizer::AdamWConfig;
 
@@ -52,6 +52,12 @@ pub fn frame_rule(sampling: FrameSampling) -> FrameRule {
         FrameSampling::Middle => FrameRule::Middle,
         FrameSampling::Rand => FrameRule::Rand,
     }
+}
+
+/// How a stage's samples are put in order, in steps of `batch`.
+pub fn order_rules(stage: &Stage, batch: u64) -> OrderRules {
+    let SampleOrder { per_step, by_length } = stage.order.unwrap_or_default();
+    OrderRules { one_set: (per_step == PerStep::OneSet).then_some(batch), by_length }
 }
 
 impl From<&strand_recipe::Optimizer> for AdamWConfig {

@@ -87,6 +87,34 @@ pub enum TrainError {
         /// The answer.
         answer: String,
     },
+    /// More damaged samples than the recipe lets a run leave out.
+    #[error("step {step}: {skipped} damaged samples, but runtime.skip_budget is {budget}: {last}")]
+    SkipBudget {
+        /// The step.
+        step: u64,
+        /// Damaged samples of the run so far.
+        skipped: u64,
+        /// How many it may leave out.
+        budget: u64,
+        /// What is wrong with the last one.
+        last: String,
+    },
+    /// A step of which every sample is damaged.
+    #[error("step {step}: all {samples} samples are damaged")]
+    NothingLeft {
+        /// The step.
+        step: u64,
+        /// Its samples.
+        samples: usize,
+    },
+    /// Ranks of a tensor-parallel group, which share their samples, left out different ones.
+    #[error(
+        "step {step}: ranks that share their samples read different bytes of the same row group"
+    )]
+    OtherSamples {
+        /// The step.
+        step: u64,
+    },
     /// A checkpoint cannot be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -170,6 +198,8 @@ impl TrainError {
             TrainError::Data(error) => error.exit_code(),
             TrainError::Features { .. } | TrainError::NoRightOption { .. } => 4,
             TrainError::FeatureSize { .. } => 4,
+            TrainError::SkipBudget { .. } | TrainError::NothingLeft { .. } => 4,
+            TrainError::OtherSamples { .. } => 5,
             TrainError::UnknownSet { .. } | TrainError::Vocabulary { .. } => 2,
             TrainError::Recipe(_) | TrainError::NothingTrained { .. } => 2,
             TrainError::Checkpoint(_) | TrainError::Shape { .. } | TrainError::NoStart { .. } => 5,
@@ -220,6 +250,12 @@ impl TrainError {
                 "lower the learning rate, set optimizer.clip_grad_norm, or look at the named samples".into(),
             ),
             TrainError::Recipe(error) => error.hint(),
+            TrainError::SkipBudget { .. } | TrainError::NothingLeft { .. } => Some(
+                "skipped.jsonl in the run directory lists them, `strand data verify` all damage: copy the shards again".into(),
+            ),
+            TrainError::OtherSamples { .. } => {
+                Some("the storage or a cache on one node gives other bytes: check it, then start the same command again".into())
+            }
             TrainError::UnknownSet { set } => {
                 Some(format!("add `{set}` to the recipe's data, or take it out of the stage"))
             }

@@ -96,6 +96,10 @@ impl Examiner<'_> {
             epochs: Some(1),
             drop_last: false,
             steps: None,
+            one_set: false,
+            by_length: false,
+            skip_damaged: false,
+            cache: None,
         };
         Ok(Loader::open(handle.clone(), vec![(set.clone(), None)], options, None)?)
     }

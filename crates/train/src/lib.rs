@@ -2,6 +2,7 @@
 //!
 //! [`run()`] takes a recipe through its stages. The pieces that a test or a tool may want alone are public as well.
 
+mod cache;
 mod checkpoints;
 mod config;
 mod error;
@@ -14,6 +15,7 @@ mod optimizer;
 mod plan;
 mod reduce;
 mod run;
+mod skips;
 mod stage;
 mod state;
 mod step;

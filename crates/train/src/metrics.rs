@@ -57,6 +57,7 @@ impl StepRecord<'_> {
             // The peak of a CPU is not known.
             mfu: None,
             memory_bytes,
+            skipped: None,
             sample_ids: None,
         }
     }

@@ -1,9 +1,10 @@
 //! Which steps a run has: every stage with its data and its place in the run.
 
-use strand_data::Dataset;
+use strand_data::{Dataset, Order};
 use strand_recipe::{Batch, Length, Recipe, Stage};
 use tokio::runtime::Handle;
 
+use crate::config::order_rules;
 use crate::error::TrainError;
 
 /// A stage with its data sets opened and its steps counted.
@@ -32,19 +33,22 @@ pub fn plan(recipe: &Recipe, handle: &Handle) -> Result<Vec<StagePlan>, TrainErr
         let first_step = plans.last().map_or(0, |last| last.first_step + last.steps);
         let sets = open_sets(recipe, stage, handle)?;
         let batch = stage.batch.unwrap_or(recipe.batch);
-        let rows = sets.iter().map(|(set, _)| set.num_rows()).sum();
-        let steps = steps_of(stage.length, rows, batch.global as u64);
+        let steps = steps_of(stage, &sets, batch.global as u64)?;
         plans.push(StagePlan { stage: stage.clone(), index, sets, batch, first_step, steps });
     }
     Ok(plans)
 }
 
 /// Steps of a stage; the last step of a finite one may be short.
-fn steps_of(length: Length, rows: u64, batch: u64) -> u64 {
-    match length {
-        Length::Steps(steps) => steps,
-        Length::Epochs(epochs) => (rows * epochs).div_ceil(batch),
-    }
+fn steps_of(stage: &Stage, sets: &[(Dataset, Option<f64>)], batch: u64) -> Result<u64, TrainError> {
+    let epochs = match stage.length {
+        Length::Steps(steps) => return Ok(steps),
+        Length::Epochs(epochs) => epochs,
+    };
+    let sets: Vec<_> = sets.iter().map(|(set, weight)| (set.manifest(), *weight)).collect();
+    // The number of steps is the same for every seed.
+    let order = Order::with_rules(&sets, 0, order_rules(stage, batch))?;
+    Ok(order.steps_before(epochs.saturating_mul(order.epoch_len()), batch))
 }
 
 fn open_sets(
@@ -71,15 +75,4 @@ pub fn open_set(recipe: &Recipe, name: &str, handle: &Handle) -> Result<Dataset,
         return Err(TrainError::FeatureSize { set: name.into(), dim, feature_size });
     }
     Ok(dataset)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_step_of_an_epoch_may_be_short() {
-        assert_eq!(steps_of(Length::Epochs(2), 5, 4), 3);
-        assert_eq!(steps_of(Length::Steps(7), 5, 4), 7);
-    }
 }

@@ -8,7 +8,7 @@ use strand_data::{Cursor, Prompter, draw};
 use strand_model::{Config, VideoLm};
 use strand_recipe::{Precision, Recipe, Start};
 use strand_store::Location;
-use strand_telemetry::{Evaluation, Metrics, MetricsWriter, evaluation};
+use strand_telemetry::{Evaluation, Metrics, MetricsWriter, evaluation, skipped};
 use tch::{Device, Kind};
 use tokio::runtime::Handle;
 
@@ -31,6 +31,10 @@ pub struct Settings {
     pub metrics: PathBuf,
     /// evaluations.jsonl, written by rank 0.
     pub evaluations: PathBuf,
+    /// skipped.jsonl, written by rank 0 where damaged samples were left out.
+    pub skipped: PathBuf,
+    /// Ranks on this node: they share a cache.
+    pub ranks_on_node: usize,
     /// The run directory in storage, where the files above are uploaded before each commit of a checkpoint: so no
     /// checkpoint is ahead of them.
     pub publish_to: Option<Location>,
@@ -49,7 +53,11 @@ impl Settings {
         let Some(storage) = &self.publish_to else {
             return Ok(());
         };
-        let files = [("metrics.jsonl", &self.metrics), ("evaluations.jsonl", &self.evaluations)];
+        let files = [
+            ("metrics.jsonl", &self.metrics),
+            ("evaluations.jsonl", &self.evaluations),
+            ("skipped.jsonl", &self.skipped),
+        ];
         for (name, path) in files.into_iter().filter(|(_, path)| path.exists()) {
             self.handle.block_on(storage.put_file(name, path))?;
         }
@@ -109,6 +117,7 @@ pub fn run(
     let mut run = Run::open(settings, mesh)?;
     let plans = plan(&settings.recipe, &settings.handle)?;
     let mut position = run.position(&plans)?;
+    run.skipped = position.resumed.as_ref().map_or(0, |(_, cursor)| cursor.skipped);
     run.open_metrics(position.step(&plans))?;
     for plan in plans.iter().skip(position.stage) {
         if position.stage_step < plan.steps {
@@ -153,6 +162,8 @@ pub(crate) struct Run<'a> {
     pub checkpoints: Checkpoints,
     /// Rank 0's.
     pub metrics: Option<MetricsWriter>,
+    /// Damaged samples of the run that were left out so far, by all ranks.
+    pub skipped: u64,
 }
 
 impl<'a> Run<'a> {
@@ -166,7 +177,7 @@ impl<'a> Run<'a> {
             handle: settings.handle.clone(),
         };
         let model = fresh_model(model_config(recipe), recipe, mesh)?;
-        Ok(Run { settings, mesh, prompter, model, checkpoints, metrics: None })
+        Ok(Run { settings, mesh, prompter, model, checkpoints, metrics: None, skipped: 0 })
     }
 
     fn position(&self, plans: &[StagePlan]) -> Result<Position, TrainError> {
@@ -200,6 +211,7 @@ impl<'a> Run<'a> {
     fn open_metrics(&mut self, keep_through_step: u64) -> Result<(), TrainError> {
         if self.mesh.world.rank() == 0 {
             evaluation::keep_through(&self.settings.evaluations, keep_through_step)?;
+            skipped::keep_through(&self.settings.skipped, keep_through_step)?;
             self.metrics = Some(MetricsWriter::open(&self.settings.metrics, keep_through_step)?);
         }
         Ok(())

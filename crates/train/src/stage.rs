@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use strand_data::{Batch, Loader, LoaderOptions};
+use strand_data::{Batch, Cursor, Loader, LoaderOptions};
 use strand_recipe::{Length, Normalization, learning_rate};
 
-use crate::config::{frame_rule, video_input};
+use crate::cache::open_cache;
+use crate::config::{frame_rule, order_rules, video_input};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::masking::Masks;
@@ -33,11 +34,13 @@ impl Run<'_> {
             let started = Instant::now();
             let Some(batch) = loader.next()? else { break };
             let data_wait = started.elapsed();
+            self.count_skipped(&batch, plan.first_step + optimizer.updates() + 1)?;
             let (record, ids) = self.step(plan, &mut optimizer, &batch, started, data_wait)?;
             let stop = self.write_down(&record, ids, total, observer)?;
             let done = optimizer.updates();
             if stop || done == plan.steps || done.is_multiple_of(every) {
-                self.save(plan, &optimizer, &loader.cursor(), observer)?;
+                let cursor = Cursor { skipped: self.skipped, ..loader.cursor() };
+                self.save(plan, &optimizer, &cursor, observer)?;
             }
             if stop {
                 return Ok(Outcome::Stopped);
@@ -89,6 +92,7 @@ impl Run<'_> {
     ) -> Result<bool, TrainError> {
         let consensus = agree(self.mesh, observer.should_stop())?;
         let mut metrics = record.metrics(self.model.config(), consensus.memory_bytes);
+        metrics.skipped = (self.settings.recipe.runtime.skip_budget > 0).then_some(self.skipped);
         if self.settings.recipe.trace.samples {
             metrics.sample_ids = Some(global_ids(self.mesh, &ids)?);
         }
@@ -123,6 +127,7 @@ impl Run<'_> {
             Length::Steps(steps) => (Some(steps), None),
             Length::Epochs(epochs) => (None, Some(epochs)),
         };
+        let rules = order_rules(&plan.stage, plan.batch.global as u64);
         let options = LoaderOptions {
             // Each stage has an order of its own.
             seed: recipe.seed.wrapping_add(plan.index as u64),
@@ -135,6 +140,10 @@ impl Run<'_> {
             epochs,
             drop_last: false,
             steps,
+            one_set: rules.one_set.is_some(),
+            by_length: rules.by_length,
+            skip_damaged: recipe.runtime.skip_budget > 0,
+            cache: open_cache(recipe, &plan.sets, self.settings.ranks_on_node)?,
         };
         let cursor = position.resumed.as_ref().map(|(_, cursor)| cursor.clone());
         let handle = self.settings.handle.clone();

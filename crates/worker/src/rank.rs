@@ -132,6 +132,8 @@ fn settings(env: &RankEnv, recipe: Recipe, runtime: &Runtime) -> Result<Settings
         publish_to: if folder.is_remote() { Some(folder.location()?) } else { None },
         metrics: folder.metrics(),
         evaluations: folder.evaluations(),
+        skipped: folder.skipped(),
+        ranks_on_node: env.local_world_size,
         resume_from: env.resume_from.clone(),
         attempt: env.attempt,
         handle: runtime.handle().clone(),

@@ -1,12 +1,15 @@
 //! `strand data bench`: how fast a trainer would be fed from here.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 use strand_control::ExitCode;
-use strand_data::{Dataset, FrameRule, Loader, LoaderOptions, Order};
+use strand_data::{Cache, Dataset, FrameRule, Loader, LoaderOptions, Order, default_cache_limit};
+use strand_recipe::ByteSize;
 use strand_telemetry::peak_memory;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::with_progress;
@@ -34,6 +37,15 @@ pub struct BenchArgs {
     /// MiB fetched ahead by each rank
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     prefetch_mib: u64,
+    /// Folder of the node's cache of row groups, which stays [default with several ranks: a new one for each run]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_cache")]
+    cache: Option<PathBuf>,
+    /// Most bytes of the cache, as in 20GiB [default: 20GiB or a tenth of the free disk]
+    #[arg(long, value_name = "SIZE")]
+    cache_limit: Option<ByteSize>,
+    /// Let each rank fetch for itself
+    #[arg(long)]
+    no_cache: bool,
     /// How often to measure; medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
@@ -84,7 +96,30 @@ pub fn run(args: &BenchArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Done)
 }
 
-fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
+/// The node's cache as a run has it: for data in object storage, where there are several ranks or a folder is named.
+/// A folder that nobody named goes with what is returned.
+fn cache(args: &BenchArgs, set: &Dataset) -> anyhow::Result<Option<(Cache, Option<TempDir>)>> {
+    let is_wanted = args.cache.is_some() || (args.ranks > 1 && !args.no_cache);
+    if !is_wanted || set.location().local_path().is_some() {
+        return Ok(None);
+    }
+    let (folder, guard) = match &args.cache {
+        Some(folder) => (folder.clone(), None),
+        None => {
+            let guard = tempfile::tempdir().map_err(|error| {
+                Failure::environment("cannot make a folder for the cache").because(error)
+            })?;
+            (guard.path().to_owned(), Some(guard))
+        }
+    };
+    let limit = match args.cache_limit {
+        Some(limit) => limit.0,
+        None => default_cache_limit(&folder)?,
+    };
+    Ok(Some((Cache::open_for(&folder, limit, &[set])?, guard)))
+}
+
+fn options(args: &BenchArgs, rank: u64, cache: Option<Cache>) -> anyhow::Result<LoaderOptions> {
     Ok(LoaderOptions {
         seed: args.seed,
         dp_rank: usize::try_from(rank)?,
@@ -96,6 +131,10 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
         epochs: args.batches.is_none().then_some(1),
         drop_last: false,
         steps: args.batches,
+        one_set: false,
+        by_length: false,
+        skip_damaged: false,
+        cache,
     })
 }
 
@@ -103,8 +142,13 @@ fn options(args: &BenchArgs, rank: u64) -> anyhow::Result<LoaderOptions> {
 fn measure(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<Measured> {
     let started = Instant::now();
     let set = &runtime.block_on(Dataset::open(&args.url))?;
+    let kept = cache(args, set)?;
+    let cache = kept.as_ref().map(|(cache, _)| cache);
     let ranks = std::thread::scope(|scope| {
-        let start = |rank| scope.spawn(move || read(args, set, runtime, rank, started));
+        let start = |rank| {
+            let cache = cache.cloned();
+            scope.spawn(move || read(args, set, runtime, (rank, cache), started))
+        };
         let threads: Vec<_> = (0..args.ranks).map(start).collect();
         let died = |_| Failure::new(ExitCode::Failed, "a reading thread panicked");
         threads
@@ -134,11 +178,12 @@ fn read(
     args: &BenchArgs,
     set: &Dataset,
     runtime: &Runtime,
-    rank: u64,
+    (rank, cache): (u64, Option<Cache>),
     started: Instant,
 ) -> anyhow::Result<Measured> {
     let sets = vec![(set.clone(), None)];
-    let mut loader = Loader::open(runtime.handle().clone(), sets, options(args, rank)?, None)?;
+    let mut loader =
+        Loader::open(runtime.handle().clone(), sets, options(args, rank, cache)?, None)?;
     let mut measured = Measured::default();
     while let Some(batch) = loader.next()? {
         if measured.first_batch_s == 0.0 {
@@ -158,7 +203,7 @@ fn resume(args: &BenchArgs, runtime: &Runtime) -> anyhow::Result<f64> {
     let middle = set.num_rows() / 2 / args.batch * args.batch;
     let cursor = Order::new(&[(set.manifest(), None)], args.seed)?.cursor(middle);
     let sets = vec![(set, None)];
-    Loader::open(runtime.handle().clone(), sets, options(args, 0)?, Some(cursor))?.next()?;
+    Loader::open(runtime.handle().clone(), sets, options(args, 0, None)?, Some(cursor))?.next()?;
     Ok(started.elapsed().as_secs_f64())
 }
 

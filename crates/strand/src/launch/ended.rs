@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use strand_control::{ExitCode, FirstCause, Layout, Outcome, RunDir, RunRecord};
-use strand_telemetry::{TelemetryError, evaluation, report};
+use strand_telemetry::{TelemetryError, evaluation, report, skipped};
 
 use crate::block_on::block_on;
 use crate::failure::Failure;
@@ -31,6 +31,12 @@ pub fn tell(
     let mut text = format!("{root}: {word}\n");
     if !evaluations.is_empty() {
         text.push_str(&format!("\n{}", accuracies(&evaluations)));
+    }
+    let skipped = skipped::read(&dir.skipped())?.len();
+    if skipped > 0 {
+        text.push_str(&format!(
+            "\nleft out as damaged: {skipped} samples, listed in skipped.jsonl\n"
+        ));
     }
     if let Some(report) = picture(dir, talk)? {
         text.push_str(&format!("\nreport: {report}"));
@@ -71,6 +77,7 @@ fn document(dir: &RunDir, code: ExitCode) -> anyhow::Result<Value> {
         "exit_code": code.code(),
         "run": RunRecord::load(dir)?,
         "evaluations": evaluation::read(&dir.evaluations())?,
+        "skipped": skipped::read(&dir.skipped())?.len(),
     }))
 }
 
