@@ -19,6 +19,7 @@ use futures::{StreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::buffers::{Buffer, Pool};
 use crate::pace::Pace;
@@ -82,7 +83,19 @@ impl Ranges {
     }
 
     /// Exactly these bytes, of which there is at least one.
-    pub async fn read(&self, key: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
+    ///
+    /// The work is a task of its own, ended where the caller goes away: a caller that holds several reads and polls
+    /// only some of them would otherwise keep the slots of the others from those it waits for.
+    pub async fn read(self: &Arc<Self>, key: Path, range: Range<u64>) -> Result<Bytes, Failure> {
+        let ranges = self.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move { ranges.read_here(&key, range).await });
+        let joined =
+            task.join_next().await.unwrap_or_else(|| Ok(Err(io::Error::other("no task").into())));
+        joined.map_err(io::Error::other)?
+    }
+
+    async fn read_here(&self, key: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
         match &self.source {
             Source::Folder(files) => self.read_file(files.path_to_filesystem(key)?, range).await,
             Source::Remote(remote) => self.read_parts(remote, key, range).await,
@@ -211,4 +224,31 @@ fn file_range(path: PathBuf, range: Range<u64>, pool: &Arc<Pool>) -> Result<Buff
     let mut buffer = pool.take((range.end - range.start) as usize)?;
     file.read_exact_at(buffer.as_mut(), range.start)?;
     Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that checks one piece while the next ones are on their way, and reads more to check it.
+    #[tokio::test]
+    async fn reads_that_nobody_polls_hold_up_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x");
+        std::fs::write(&path, vec![7; 4096]).expect("written");
+        let key = Path::from_absolute_path(&path).expect("a path");
+        let source = Source::Folder(Arc::new(LocalFileSystem::new()));
+        let ranges = Arc::new(Ranges::new(source, PATIENCE));
+        let read = |start| ranges.read(key.clone(), start..start + 64);
+        let mut ahead = stream::iter((0..32).map(|index| read(index * 64))).buffered(8);
+        let work = async {
+            let mut bytes = 0;
+            while let Some(piece) = ahead.next().await {
+                bytes += piece.expect("read").len() + read(0).await.expect("read").len();
+            }
+            bytes
+        };
+        let bytes = tokio::time::timeout(Duration::from_secs(30), work).await;
+        assert_eq!(bytes.expect("no read waits for ever"), 32 * 128);
+    }
 }

@@ -63,7 +63,7 @@ impl Location {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let read = self.ranges.read(&self.key(path)?, range.clone()).await;
+        let read = self.ranges.read(self.key(path)?, range.clone()).await;
         match read {
             Ok(bytes) => Ok(bytes),
             Err(failure) if failure.is_out_of_range() => {
