@@ -90,7 +90,8 @@ impl Ranges {
         let ranges = self.clone();
         let mut task = JoinSet::new();
         task.spawn(async move { ranges.read_here(&key, range).await });
-        let joined = task.join_next().await.unwrap_or(Ok(Err(Failure::Silent)));
+        let joined =
+            task.join_next().await.unwrap_or_else(|| Ok(Err(io::Error::other("no task").into())));
         joined.map_err(io::Error::other)?
     }
 
