@@ -195,7 +195,7 @@ mod tests {
         }
         assert_eq!(found.len(), 4);
         assert_problem(&["parallel.tp=0"], "at least 1");
-        assert_problem(&["parallel.exact_tp=3"], "no power of two");
+        assert_problem(&["parallel.exact_tp=3", "batch.micro=4"], "no power of two");
         assert_problem(&["parallel.exact_tp=2"], "needs micro-batches");
         assert_eq!(problems(&["parallel.tp=4", "model.llama.num_key_value_heads=2"]), [""; 0]);
     }
