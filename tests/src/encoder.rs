@@ -6,6 +6,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use strand_vision::{Config, Family, QFormerConfig, VisionConfig};
 
+/// The `patch` encoder as the manifests of test data name it.
+pub fn patch() -> strand_data::Encoder {
+    strand_data::Encoder {
+        kind: "patch".into(),
+        hash: "0".into(),
+        config: String::new(),
+        image_size: 32,
+        sampling: "middle:4".into(),
+        question_conditioned: false,
+    }
+}
+
 /// An EVA ViT-g and Q-Former of the real shapes.
 pub fn real(family: Family) -> Config {
     let (vision, qformer) = (VisionConfig::default(), QFormerConfig::default());

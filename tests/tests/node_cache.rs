@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use strand_data::{Dataset, Dtype, Encoder, Manifest, Media, Qa, Row, ShardWriter, WriterOptions};
+use strand_data::{Dataset, Dtype, Manifest, Media, Qa, Row, ShardWriter, WriterOptions};
 use strand_store::{Location, xxh3};
+use strand_tests::encoder::patch;
 use strand_tests::harness::text;
 use strand_tests::s3_sim::{Faults, Server};
 use tempfile::TempDir;
@@ -124,18 +125,10 @@ fn features(i: usize) -> Bytes {
 }
 
 async fn write(folder: &Path) -> Result<Manifest> {
-    let encoder = Encoder {
-        kind: "patch".into(),
-        hash: "0".into(),
-        config: String::new(),
-        image_size: 32,
-        sampling: "middle:4".into(),
-        question_conditioned: false,
-    };
     let options = WriterOptions {
         rows_per_group: Some(4),
         shard_bytes: 300_000,
-        ..WriterOptions::new(encoder, TOKENS, DIM, Dtype::F16)
+        ..WriterOptions::new(patch(), TOKENS, DIM, Dtype::F16)
     };
     let location = Location::open(folder.to_str().context("UTF-8")?)?;
     let mut writer = ShardWriter::create(location, options).await?;

@@ -6,21 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
 use serde_json::Value;
-use strand_data::{
-    Cursor, Dtype, Encoder, Group, Manifest, Order, OrderRules, SampleRef, Shard, Xxh3, cut,
-};
+use strand_data::{Cursor, Dtype, Group, Manifest, Order, OrderRules, SampleRef, Shard, Xxh3, cut};
+use strand_tests::encoder::patch;
 use strand_tests::harness::Workspace;
-
-fn encoder() -> Encoder {
-    Encoder {
-        kind: "patch".into(),
-        hash: "0".into(),
-        config: String::new(),
-        image_size: 32,
-        sampling: "middle:4".into(),
-        question_conditioned: false,
-    }
-}
 
 /// A manifest of shards of row groups, each of (rows, frames).
 fn manifest(shards: impl Iterator<Item = Vec<(u64, u64)>>) -> Manifest {
@@ -43,7 +31,7 @@ fn manifest(shards: impl Iterator<Item = Vec<(u64, u64)>>) -> Manifest {
             groups,
         }
     };
-    Manifest::new(encoder(), 32, 768, Dtype::F16, shards.enumerate().map(shard).collect())
+    Manifest::new(patch(), 32, 768, Dtype::F16, shards.enumerate().map(shard).collect())
 }
 
 /// Data sets, their weights, and how they are put in order.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use strand_data::{
-    DataError, Dataset, Dtype, Encoder, FrameRule, Loader, LoaderOptions, Media, Qa, Row,
-    ShardWriter, WriterOptions,
+    DataError, Dataset, Dtype, FrameRule, Loader, LoaderOptions, Media, Qa, Row, ShardWriter,
+    WriterOptions,
 };
 use strand_store::{Location, Traffic};
+use strand_tests::encoder::patch;
 use strand_tests::harness::text;
 use strand_tests::s3_sim::{Fault, Faults, Server};
 use tokio::runtime::Runtime;
@@ -46,18 +47,10 @@ fn row(index: usize) -> Row {
 }
 
 async fn write(folder: &Path) -> Result<()> {
-    let encoder = Encoder {
-        kind: "patch".into(),
-        hash: "0".into(),
-        config: String::new(),
-        image_size: 32,
-        sampling: "middle:4".into(),
-        question_conditioned: false,
-    };
     let options = WriterOptions {
         rows_per_group: Some(3),
         shard_bytes: 1 << 20,
-        ..WriterOptions::new(encoder, TOKENS, DIM, Dtype::F16)
+        ..WriterOptions::new(patch(), TOKENS, DIM, Dtype::F16)
     };
     let location = Location::open(folder.to_str().context("UTF-8")?)?;
     let mut writer = ShardWriter::create(location, options).await?;

@@ -58,7 +58,8 @@ impl Recipe {
         let (llama, tp) = (&self.model.llama, self.parallel.tp);
         if !slices.is_power_of_two() || !slices.is_multiple_of(tp) {
             let message = format!("{slices} is no power of two that parallel.tp = {tp} divides");
-            findings.error("parallel.exact_tp", message, None);
+            let hint = "set it to the largest tp of all layouts that have to agree".to_owned();
+            findings.error("parallel.exact_tp", message, Some(hint));
             return;
         }
         let heads = key_value_heads(llama);
@@ -68,19 +69,16 @@ impl Recipe {
         ] {
             if !size.is_multiple_of(slices) {
                 let message = format!("{size} is not a multiple of parallel.exact_tp = {slices}");
-                findings.error(key, message, None);
+                let hint = "choose a smaller parallel.exact_tp".to_owned();
+                findings.error(key, message, Some(hint));
             }
         }
     }
 
     /// Micro-batches that are the same samples on every layout.
     fn check_exact_batch(&self, path: &str, batch: Batch, findings: &mut Findings) {
-        if self.parallel.exact_tp.is_none() {
-            return;
-        }
-        let dp = self.parallel.dp.unwrap_or(1);
-        let is_whole = |micro: usize| micro > 0 && batch.global.is_multiple_of(dp * micro);
-        if !batch.micro.is_some_and(is_whole) {
+        // Where dp is left open, a launch checks again with the one it has.
+        if self.loses_bits(batch, self.parallel.dp.unwrap_or(1)) {
             let message = format!(
                 "parallel.exact_tp needs micro-batches that divide every rank's share of {} samples",
                 batch.global

@@ -1,6 +1,6 @@
 //! How the ranks fill the mesh.
 
-use crate::{Recipe, RecipeError};
+use crate::{Batch, Recipe, RecipeError};
 
 impl Recipe {
     /// Data- and tensor-parallel size (dp, tp) in a world of `world_size` ranks.
@@ -17,7 +17,8 @@ impl Recipe {
                 way_out(self.parallel.dp, tp),
             ));
         }
-        let smallest = self.batches().min().unwrap_or(self.batch.global);
+        let smallest = self.batches().map(|batch| batch.global).min();
+        let smallest = smallest.unwrap_or(self.batch.global);
         if smallest < dp {
             let reason =
                 format!("a step of {smallest} samples cannot feed {dp} data-parallel ranks");
@@ -26,7 +27,20 @@ impl Recipe {
                 format!("set batch.global to {dp} or more, or start fewer ranks"),
             ));
         }
+        if let Some(batch) = self.batches().find(|batch| self.loses_bits(*batch, dp)) {
+            let reason = format!(
+                "parallel.exact_tp needs micro-batches that divide the share of each of {dp} data-parallel ranks of {} samples",
+                batch.global
+            );
+            return Err(fail(reason, "set batch.micro to global ÷ (the greatest dp)".to_owned()));
+        }
         Ok((dp, tp))
+    }
+
+    /// Whether `dp` ranks would cut the step into other micro-batches than other layouts, where all have to agree.
+    pub(crate) fn loses_bits(&self, batch: Batch, dp: usize) -> bool {
+        let is_whole = |micro: usize| micro > 0 && batch.global.is_multiple_of(dp * micro);
+        self.parallel.exact_tp.is_some() && !batch.micro.is_some_and(is_whole)
     }
 
     /// Ranks that the recipe asks for; `None` where it leaves dp open.
@@ -35,9 +49,8 @@ impl Recipe {
     }
 
     /// Samples of a step of each stage.
-    fn batches(&self) -> impl Iterator<Item = usize> {
-        let of = |batch: Option<crate::Batch>| batch.unwrap_or(self.batch).global;
-        self.stages.iter().map(move |stage| of(stage.batch))
+    fn batches(&self) -> impl Iterator<Item = Batch> {
+        self.stages.iter().map(|stage| stage.batch.unwrap_or(self.batch))
     }
 }
 
