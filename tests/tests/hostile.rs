@@ -14,10 +14,11 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use strand_data::{
-    Dataset, Dtype, Encoder, MANIFEST, Manifest, Media, Qa, Row, Shard, ShardWriter, WriterOptions,
-    Xxh3, below, draw, read_plain,
+    Dataset, Dtype, MANIFEST, Manifest, Media, Qa, Row, Shard, ShardWriter, WriterOptions, Xxh3,
+    below, draw, read_plain,
 };
 use strand_store::{Location, xxh3};
+use strand_tests::encoder::patch;
 use strand_tests::harness::text;
 use tokio::runtime::{Builder, Runtime};
 
@@ -81,17 +82,9 @@ impl Folder {
         let guard = tempfile::tempdir()?;
         let location = Location::open(guard.path().to_str().context("UTF-8")?)?;
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
-        let encoder = Encoder {
-            kind: "patch".into(),
-            hash: "0".into(),
-            image_size: 32,
-            sampling: "middle:4".into(),
-            question_conditioned: false,
-            config: String::new(),
-        };
         let options = WriterOptions {
             rows_per_group: Some(2),
-            ..WriterOptions::new(encoder, 2, 4, Dtype::F16)
+            ..WriterOptions::new(patch(), 2, 4, Dtype::F16)
         };
         let manifest = runtime.block_on(async {
             let mut writer = ShardWriter::create(location.clone(), options).await?;
