@@ -2,6 +2,8 @@
 
 #include <mutex>
 
+#include <sched.h>
+
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -51,6 +53,28 @@ std::shared_ptr<Work> start(Begin begin) {
   return work;
 }
 
+// Has the threads that are made meanwhile scheduled as a batch: they run as often, but do not push another aside when
+// they wake. Gloo's receiving thread polls a socket again and again while a thread that sends on it holds its lock; on
+// fewer cores than ranks it would take the core from that very thread (0.26 instead of 0.29 s for a step of the demo).
+class ThreadsInBatch {
+ public:
+  ThreadsInBatch() {
+    // Another policy than the ordinary one is somebody's choice, and stays.
+    is_changed_ = sched_getscheduler(0) == SCHED_OTHER && sched_setscheduler(0, SCHED_BATCH, &priority_) == 0;
+  }
+  ~ThreadsInBatch() {
+    if (is_changed_) {
+      sched_setscheduler(0, SCHED_OTHER, &priority_);
+    }
+  }
+  ThreadsInBatch(const ThreadsInBatch&) = delete;
+  ThreadsInBatch& operator=(const ThreadsInBatch&) = delete;
+
+ private:
+  const sched_param priority_{};
+  bool is_changed_;
+};
+
 } // namespace
 
 std::shared_ptr<Store> tcp_store(rust::Str host, uint16_t port, int32_t listen_fd, bool is_server, int64_t timeout_ms) {
@@ -84,6 +108,7 @@ bool store_has(const Store& store, rust::Str key) {
 }
 
 std::shared_ptr<ProcessGroup> gloo_group(const Store& store, rust::Str name, rust::Str host, int32_t rank, int32_t size, int64_t timeout_ms) {
+  const ThreadsInBatch in_batch;
   auto options = c10d::ProcessGroupGloo::Options::create();
   options->timeout = std::chrono::milliseconds(timeout_ms);
   options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(std::string(host)));

@@ -25,11 +25,11 @@ const KINDS: &str = "direction=16,first=1,turns=1,colour=6,shape=1,count=1";
 /// Arguments of `strand launch` that shorten the demo.
 pub const QUICK: &[&str] = &[
     "--set",
-    "stages.base.length.steps=500",
-    "--set",
     "stages.mean.length.steps=60",
     "--set",
-    "stages.global_local.length.steps=60",
+    "stages.all.length.steps=120",
+    "--set",
+    "stages.global_local.length.steps=30",
 ];
 
 /// The stages, in the table's order.
