@@ -12,7 +12,7 @@ const ENOUGH: usize = 6;
 const MULTIPLE: u32 = 4;
 const SHORTEST: Duration = Duration::from_millis(250);
 /// What is slow while too little is known.
-const UNKNOWN: Duration = Duration::from_secs(2);
+const UNKNOWN: Duration = Duration::from_secs(1);
 /// Second requests for each first one: a few percent, saved up to a limit.
 const SHARE: f64 = 0.03;
 const SAVED_AT_START: f64 = 6.0;

@@ -9,13 +9,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{Either, select};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
+use futures::stream::{self, FuturesUnordered};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::sync::Semaphore;
@@ -179,7 +179,7 @@ impl Ranges {
         let slot = self.slots.acquire().await.ok();
         let (started, bytes) = (Instant::now(), range.end - range.start);
         let send = || remote.read(key, range.clone(), &self.pool, &self.counters);
-        let mut first = pin!(send());
+        let mut first = Box::pin(send());
         let slow_after = self.pace.slow_after(bytes);
         let answer = match tokio::time::timeout(slow_after, &mut first).await {
             Ok(answer) => answer,
@@ -187,7 +187,7 @@ impl Ranges {
                 let spare = self.spare.try_acquire().ok();
                 // Where no slot is spare, this request keeps its own.
                 let _slot = if spare.is_some() { None } else { slot };
-                self.hedged(first, send).await
+                self.hedged(first, send, slow_after).await
             }
         };
         if answer.is_ok() {
@@ -197,19 +197,32 @@ impl Ranges {
         answer
     }
 
+    /// Sends a slow request again, and once more where that is slow too, each time after twice as long.
     async fn hedged<F: Future<Output = Result<Buffer, Failure>>>(
         &self,
-        first: impl Future<Output = Result<Buffer, Failure>> + Unpin,
+        first: Pin<Box<F>>,
         send: impl Fn() -> F,
+        mut slow_after: Duration,
     ) -> Result<Buffer, Failure> {
-        if !self.pace.may_hedge() {
-            return first.await;
-        }
-        count(&self.counters.hedges, 1);
-        match select(first, pin!(send())).await {
-            Either::Left((Err(_), second)) => second.await,
-            Either::Right((Err(_), first)) => first.await,
-            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        let mut sent = FuturesUnordered::from_iter([first]);
+        loop {
+            if self.pace.may_hedge() {
+                count(&self.counters.hedges, 1);
+                sent.push(Box::pin(send()));
+            }
+            slow_after *= 2;
+            let answer = async {
+                loop {
+                    match sent.next().await {
+                        Some(Err(_)) if !sent.is_empty() => {}
+                        answer => return answer,
+                    }
+                }
+            };
+            match tokio::time::timeout(slow_after, answer).await {
+                Ok(answer) => return answer.unwrap_or(Err(Failure::Silent)),
+                Err(_) => {}
+            }
         }
     }
 }
