@@ -259,7 +259,7 @@ fn fifty_million_samples() -> Result<()> {
         let resumed = started.elapsed();
         let held = (resident()?.saturating_sub(before)) as f64 / 1e6;
         println!(
-            "order, by_length {by_length}: made in {made:.2?}, first sample after {start:.2?} ({cpu:.0} ms of it on a CPU), one in the middle in {resumed:.2?}, {held:.1} MB resident ({first:?}, {middle:?})"
+            "order, by_length {by_length}: made in {made:.2?}, first sample after {start:.2?} ({cpu:.0} ms of it on this thread), one in the middle in {resumed:.2?}, {held:.1} MB resident ({first:?}, {middle:?})"
         );
         ensure!(held < 50.0, "{held} MB for the order of 50 million samples");
     }

@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::parts::in_parts;
 use crate::permute::{Permutation, mix};
 use crate::pool::{POOL, Pool};
 
@@ -24,8 +25,8 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// Takes the rows of each row group, in order. One pass: the groups of a large manifest fill no cache.
-    pub fn new(groups: impl Iterator<Item = u64>) -> Sizes {
+    /// Takes the rows of each row group, in order, as (rows, how many groups).
+    pub fn new(groups: impl Iterator<Item = (u64, u64)>) -> Sizes {
         let runs = runs(groups);
         let usual = most_frequent(&runs);
         let mut sizes = Sizes { groups: 0, rows: 0, usual, odd: Vec::new() };
@@ -46,13 +47,13 @@ impl Sizes {
     }
 }
 
-/// Equal neighbours as (number, how many).
-fn runs(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+/// Equal neighbours put together: (number, how many).
+pub(crate) fn runs(numbers: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
+    for (number, count) in numbers {
         match runs.last_mut() {
-            Some((last, count)) if *last == number => *count += 1,
-            _ => runs.push((number, 1)),
+            Some((last, so_far)) if *last == number => *so_far += count,
+            _ => runs.push((number, count)),
         }
     }
     runs
@@ -86,8 +87,9 @@ impl EpochOrder {
     /// The order under a key that stands for data set, seed and epoch; by length where the groups' lengths are given.
     pub fn new(sizes: &Sizes, key: u64, lengths: Option<Arc<[u32]>>) -> EpochOrder {
         let slots = Permutation::new(sizes.groups, mix(key, 0));
-        let mut odd: Vec<_> =
-            sizes.odd.iter().map(|&(group, rows)| (slots.apply(group), rows, 0)).collect();
+        let mut odd = in_parts(&sizes.odd, |part| {
+            part.iter().map(|&(group, rows)| (slots.apply(group), rows, 0)).collect()
+        });
         odd.sort_unstable();
         let mut surplus = 0;
         for (_, rows, before) in &mut odd {
@@ -174,7 +176,7 @@ mod tests {
         fn every_row_once(sizes in proptest::collection::vec((1_u64..6, 0_u32..9), 1..120), by_length: bool, key: u64) {
             let lengths = by_length.then(|| sizes.iter().map(|&(_, length)| length).collect());
             let sizes: Vec<u64> = sizes.into_iter().map(|(rows, _)| rows).collect();
-            let order = EpochOrder::new(&Sizes::new(sizes.iter().copied()), key, lengths);
+            let order = EpochOrder::new(&Sizes::new(sizes.iter().map(|&rows| (rows, 1))), key, lengths);
             let mut seen: Vec<Vec<bool>> = sizes.iter().map(|&rows| vec![false; rows as usize]).collect();
             for position in 0..sizes.iter().sum() {
                 let (group, row) = order.at(position);
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_window_touches_few_groups() {
-        let order = EpochOrder::new(&Sizes::new(std::iter::repeat_n(8, 1000)), 5, None);
+        let order = EpochOrder::new(&Sizes::new(std::iter::once((8, 1000))), 5, None);
         let window: std::collections::BTreeSet<u64> =
             (0..8 * WINDOW).map(|position| order.at(position).0).collect();
         assert_eq!(window.len() as u64, WINDOW);
@@ -197,9 +199,8 @@ mod tests {
 
     #[test]
     fn fifty_million_samples_need_a_table_of_the_short_groups_only() {
-        // A short group ends each shard of 50 groups.
-        let sizes =
-            Sizes::new((0..6_400_000_u64).map(|group| if group % 50 == 49 { 5 } else { 8 }));
+        let shard = [(8, 49), (5, 1)];
+        let sizes = Sizes::new(std::iter::repeat_n(shard, 128_000).flatten());
         let order = EpochOrder::new(&sizes, 1, None);
         let (group, row) = order.at(sizes.rows() / 2);
         assert!(sizes.rows() > 50_000_000 && group < 6_400_000 && row < 8);

@@ -27,6 +27,7 @@ mod manifest;
 mod mixing;
 mod order;
 mod pages;
+mod parts;
 mod permute;
 mod pool;
 mod prompts;

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use strand_store::xxh3;
 
-use crate::epoch::{EpochOrder, Sizes};
+use crate::epoch::{EpochOrder, Sizes, runs};
 use crate::mixing::{Mixing, Turn};
+use crate::parts::in_parts;
 use crate::permute::mix;
 use crate::pool;
-use crate::{DataError, Manifest};
+use crate::{DataError, Group, Manifest, Shard};
 
 /// Version of the order; a cursor of another one cannot be continued.
 const VERSION: u32 = 1;
@@ -200,17 +201,18 @@ impl Order {
 
 impl SetOrder {
     fn new(manifest: &Manifest, seed: u64, by_length: bool) -> SetOrder {
-        let groups = || manifest.shards.iter().flat_map(|shard| &shard.groups);
         let shards = manifest.shards.iter().scan(0, |before, shard| {
             let first = *before;
             *before += shard.groups.len() as u64;
             Some(first)
         });
-        let length = |group| pool::length(group, manifest.tokens);
+        // The groups of a large manifest fill no cache.
+        let rows = in_parts(&manifest.shards, |shards| runs(groups(shards).map(|it| (it.rows, 1))));
+        let length = |group: &Group| pool::length(group, manifest.tokens);
         SetOrder {
-            sizes: Sizes::new(groups().map(|group| group.rows)),
+            sizes: Sizes::new(rows.into_iter()),
             shards: shards.collect(),
-            lengths: by_length.then(|| groups().map(length).collect()),
+            lengths: by_length.then(|| groups(&manifest.shards).map(length).collect()),
             key: mix(xxh3(manifest.id.as_bytes()), seed),
             last: Mutex::new(None),
         }
@@ -240,6 +242,10 @@ impl SetOrder {
             }
         }
     }
+}
+
+fn groups(shards: &[Shard]) -> impl Iterator<Item = &Group> {
+    shards.iter().flat_map(|shard| &shard.groups)
 }
 
 fn weights(sets: &[(&Manifest, Option<f64>)]) -> Result<Option<Vec<u64>>, DataError> {

@@ -85,7 +85,7 @@ mod tests {
     /// Groups of 8 rows whose lengths are anywhere between 0 and 999.
     fn order(by_length: bool) -> (EpochOrder, Vec<u32>) {
         let lengths: Vec<u32> = (0..3000_u64).map(|group| (mix(3, group) % 1000) as u32).collect();
-        let sizes = Sizes::new(std::iter::repeat_n(8, lengths.len()));
+        let sizes = Sizes::new(std::iter::once((8, lengths.len() as u64)));
         (EpochOrder::new(&sizes, 5, by_length.then(|| lengths.clone().into())), lengths)
     }
 
