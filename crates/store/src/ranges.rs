@@ -219,9 +219,8 @@ impl Ranges {
                     }
                 }
             };
-            match tokio::time::timeout(slow_after, answer).await {
-                Ok(answer) => return answer.unwrap_or(Err(Failure::Silent)),
-                Err(_) => {}
+            if let Ok(answer) = tokio::time::timeout(slow_after, answer).await {
+                return answer.unwrap_or(Err(Failure::Silent));
             }
         }
     }
