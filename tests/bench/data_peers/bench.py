@@ -12,6 +12,17 @@ LOCAL, LOOPBACK, CLOUD, ERRORS = "local", "loopback", "cloud", "errors"
 REMOTE = (LOOPBACK, CLOUD, ERRORS)
 SLOW = ["--latency-ms", "25", "--mb-per-s", "90"]
 FLAGS = {LOOPBACK: [], CLOUD: SLOW, ERRORS: [*SLOW, "--errors", "0.1", "--seed", "1"]}
+# How else a store can fail: what strand alone is measured under, on the same slow store.
+FAULTS = {
+    "5 % answered with 500 or 503": ["--errors", "0.05"],
+    "5 % never answered": ["--stalls", "0.05"],
+    "5 % reset": ["--resets", "0.05"],
+    "5 % cut short": ["--cuts", "0.05"],
+    "5 % with one of these": [
+        *("--errors", "0.0125", "--stalls", "0.0125", "--resets", "0.0125", "--cuts", "0.0125")
+    ],
+}
+FLAGS |= {name: [*SLOW, *flags, "--seed", "1"] for name, flags in FAULTS.items()}
 # Parts of an epoch that are read to find the best setting.
 SEARCH = {LOCAL: 2, LOOPBACK: 2, CLOUD: 4}
 
@@ -69,8 +80,8 @@ class Bench:
         self.best[contender.name, condition] = best["setting"] if best["outcome"] == "ok" else None
 
     def setting(self, contender, condition):
-        """The best setting; errors are met with that of the same store without them."""
-        return self.best[contender.name, CLOUD if condition == ERRORS else condition]
+        """The best setting; faults are met with that of the same store without them."""
+        return self.best[contender.name, condition if condition in SEARCH else CLOUD]
 
     def is_done(self, contender, condition):
         """Whether it is not to be measured again: it failed, or takes too long to repeat."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import report
 import talk
-from bench import FLAGS, LOCAL, REMOTE, SEARCH, Bench
+from bench import FAULTS, FLAGS, LOCAL, REMOTE, SEARCH, Bench
 from contenders import CONTENDERS, LOADERS
 from environment import LAZY, Environment
 from store import Store
@@ -155,6 +155,7 @@ def measure(bench, contenders, runs):
     for number in range(runs):
         talk.say(f"round {number + 1} of {runs}")
         bench.round(contenders, (LOCAL, *REMOTE))
+        bench.round([it for it in contenders if it.name == "strand"], FAULTS)
     for contender in contenders:
         bench.check(contender)
         if contender.resumes and contender.name != "strand":
@@ -213,6 +214,8 @@ def main():
     load = f"load {about['load_at_start']:.1f} at the start"
     print(f"{about['date'][:10]}, {about['cores']} cores ({about['cpu']}), {load}\n")
     print(report.table(options.contenders, found))
+    if "strand" in found:
+        print(f"\n{report.fault_table(bench, found['strand']['cloud'])}")
     if options.json:
         with open(options.json, "w") as file:
             json.dump({**about, "figures": found, "measurements": bench.results}, file, indent=1)

@@ -2,7 +2,7 @@
 
 import os
 
-from bench import CLOUD, ERRORS, LOCAL, LOOPBACK, median
+from bench import CLOUD, ERRORS, FAULTS, LOCAL, LOOPBACK, median
 
 RATES = ("local", "checked", "loopback", "cloud", "errors")
 HEAD = (
@@ -106,7 +106,21 @@ def table(contenders, found):
     """The figures as a Markdown table, with a line for each contender and the ratios."""
     rows = [[it.title, *cells(found[it.name])] for it in contenders]
     rows += ratios(contenders, found)
-    lines = [HEAD, ["---"] * len(HEAD), *rows]
+    return markdown(HEAD, rows)
+
+
+def fault_table(bench, whole):
+    """strand's rates from a store that fails, and the share of its rate without failures that is left."""
+    rows = []
+    for name in FAULTS:
+        left = rate(bench.of("strand", name, "round"))
+        share = f"{left / whole:.0%}" if is_number(left) and is_number(whole) else ""
+        rows.append([name, number(left, 2), share])
+    return markdown(("strand, requests to the slow S3", "GB/s", "of the rate without"), rows)
+
+
+def markdown(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

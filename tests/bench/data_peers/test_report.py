@@ -4,6 +4,7 @@ import unittest
 
 import process
 import report
+from bench import FAULTS, Bench
 from contenders import CONTENDERS
 
 
@@ -34,6 +35,14 @@ class Report(unittest.TestCase):
         self.assertEqual([row[1] for row in rows], ["1.50 ×", "1.50 ×"])
         self.assertEqual({len(row) for row in rows}, {len(report.HEAD)})
         self.assertEqual(rows[0][4], "")
+
+    def test_a_rate_under_faults_is_held_against_the_whole_one(self):
+        bench = Bench("", None, "", 8, None)
+        name = next(iter(FAULTS))
+        bench.results = [{**measured(0.5), "contender": "strand", "condition": name}]
+        lines = report.fault_table(bench, 1.0).splitlines()
+        self.assertEqual(lines[2], f"| {name} | 0.50 | 50% |")
+        self.assertEqual(len(lines), 2 + len(FAULTS))
 
 
 class Process(unittest.TestCase):
