@@ -85,9 +85,10 @@ fn another_layout_goes_on_with_the_same_samples() -> Result<()> {
 }
 
 /// Stages of the demo in the short form of its test.
-const SHORT_DEMO: [&str; 5] = [
+const SHORT_DEMO: [&str; 6] = [
     "stages.base.length.steps=50",
     "stages.mean.length.steps=16",
+    "stages.mean.schedule.warmup.steps=4",
     "stages.all.length.steps=24",
     "stages.global_local.length.steps=14",
     "checkpoint.every_steps=10",
