@@ -221,10 +221,9 @@ fn a_run_on_four_then_two_then_three_ranks_takes_the_same_samples() -> Result<()
     Ok(())
 }
 
-/// What the order of 50 million samples costs, beside the manifest that describes them. Run by name:
-/// `cargo test --release --workspace --test order -- --ignored --nocapture fifty_million`
+/// What the order of 50 million samples costs, beside the manifest that describes them: `cargo xtask bench order`.
 #[test]
-#[ignore = "a measurement: it needs 3 GB of memory and half a minute"]
+#[ignore = "a measurement of 3 GB and half a minute: `cargo xtask bench order`"]
 fn fifty_million_samples() -> Result<()> {
     // Shards of 268 MB: 42 row groups of 8 clips of 16 frames, and a short one.
     let shards = std::iter::repeat_n([vec![(8, 16); 42], vec![(3, 16)]].concat(), 147_500);

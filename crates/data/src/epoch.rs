@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::parts::in_parts;
+use crate::parallel::in_parts;
 use crate::permute::{Permutation, mix};
 use crate::pool::{POOL, Pool};
 

@@ -27,7 +27,7 @@ mod manifest;
 mod mixing;
 mod order;
 mod pages;
-mod parts;
+mod parallel;
 mod permute;
 mod pool;
 mod prompts;

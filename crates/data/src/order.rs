@@ -9,7 +9,7 @@ use strand_store::xxh3;
 
 use crate::epoch::{EpochOrder, Sizes, runs};
 use crate::mixing::{Mixing, Turn};
-use crate::parts::in_parts;
+use crate::parallel::in_parts;
 use crate::permute::mix;
 use crate::pool;
 use crate::{DataError, Group, Manifest, Shard};

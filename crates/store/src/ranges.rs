@@ -1,6 +1,6 @@
 //! Ranges of objects: several at a time, tried again, and sent twice where one is slow.
 //!
-//! This is the one place where range reads are retried; the client below does not. A request holds one of
+//! This is the one place where reads are retried; the client below does not. A request holds one of
 //! [`IN_FLIGHT`] slots while it is sent, but not while it waits to be tried again, and one that is slow lends its slot
 //! to another: neither holds up the others.
 
@@ -18,13 +18,14 @@ use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use tokio::sync::Semaphore;
+use object_store::{GetRange, GetResult};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use crate::buffers::{Buffer, Pool};
 use crate::pace::Pace;
 use crate::patience::Patience;
-use crate::remote::{Failure, Remote};
+use crate::remote::{Failure, Remote, take_in};
 use crate::traffic::{Counters, Traffic, count};
 
 /// Requests under way at once, and as many again while so many are slow.
@@ -33,6 +34,8 @@ const IN_FLIGHT: usize = 32;
 const PART: u64 = 16 << 20;
 /// Parts of one range under way at once.
 const PARTS_IN_FLIGHT: usize = 8;
+/// The size under which [`Pace`] keeps how long answers take to begin; no range has it.
+const BEGINNING: u64 = 0;
 /// Time without any success after which a store is given up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -95,6 +98,34 @@ impl Ranges {
         joined.map_err(io::Error::other)?
     }
 
+    /// A whole remote object of up to `max_bytes`. Where its answer does not begin, it is asked for again as a range
+    /// is; how long the body takes nobody knows beforehand, so that goes on for as long as more of it comes.
+    pub async fn read_whole(
+        &self,
+        remote: &Remote,
+        key: &Path,
+        max_bytes: u64,
+    ) -> Result<Bytes, Failure> {
+        let read = async || {
+            let _slot = self.slots.acquire().await.ok();
+            let answer = self.asked(remote, key, None).await?;
+            let bytes = answer.meta.size;
+            if bytes > max_bytes {
+                return Err(Failure::TooLarge { bytes });
+            }
+            take_in(answer, self.pool.take(bytes as usize)?, &self.counters).await
+        };
+        Ok(self.retried(remote, read).await?.freeze())
+    }
+
+    /// The remote store, where these are its objects.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.source {
+            Source::Folder(_) => None,
+            Source::Remote(remote) => Some(remote),
+        }
+    }
+
     async fn read_here(&self, key: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
         match &self.source {
             Source::Folder(files) => self.read_file(files.path_to_filesystem(key)?, range).await,
@@ -139,20 +170,57 @@ impl Ranges {
         Ok(whole.freeze())
     }
 
-    /// Tries until it has the bytes or the budget is spent. Expired credentials are renewed once.
     async fn read_part(
         &self,
         remote: &Remote,
         key: &Path,
         range: Range<u64>,
     ) -> Result<Buffer, Failure> {
+        let bytes = range.end - range.start;
+        let read = async || {
+            let wanted = Some(GetRange::Bounded(range.clone()));
+            let answer = self.asked(remote, key, wanted).await?;
+            if answer.meta.size < range.end {
+                return Err(Failure::Truncated { bytes: answer.meta.size });
+            }
+            take_in(answer, self.pool.take(bytes as usize)?, &self.counters).await
+        };
+        let once = async || {
+            let slot = self.slots.acquire().await.ok();
+            self.raced(bytes, slot, read).await
+        };
+        self.retried(remote, once).await
+    }
+
+    /// The answer to a request for an object or a range of it, whose body is still to come. It is asked for again
+    /// where none begins: how long that takes tells a lost request sooner than how long a body takes, which depends on
+    /// all others that are under way.
+    async fn asked(
+        &self,
+        remote: &Remote,
+        key: &Path,
+        range: Option<GetRange>,
+    ) -> Result<GetResult, Failure> {
+        let send = || remote.ask(key, range.clone(), &self.counters);
+        self.raced(BEGINNING, None, send).await
+    }
+
+    /// Tries until it succeeds or the budget is spent. Expired credentials are renewed once.
+    async fn retried<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        remote: &Remote,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure> {
         let started = Instant::now();
         let (mut renewed, mut attempts) = (false, 0);
         loop {
             attempts += 1;
             let (generation, _) = remote.client();
-            let failure = match self.read_once(remote, key, range.clone()).await {
-                Ok(buffer) => return Ok(buffer),
+            let failure = match attempt().await {
+                Ok(answer) => {
+                    self.patience.succeeded();
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
             if failure.is_expired() && !std::mem::replace(&mut renewed, true) {
@@ -169,22 +237,20 @@ impl Ranges {
         }
     }
 
-    /// Sends a request and, where it is slow, a second one; the first good answer counts.
-    async fn read_once(
+    /// Sends a request for `bytes` and, where it is slow, a second one; the first good answer counts.
+    async fn raced<T, F: Future<Output = Result<T, Failure>>>(
         &self,
-        remote: &Remote,
-        key: &Path,
-        range: Range<u64>,
-    ) -> Result<Buffer, Failure> {
-        let slot = self.slots.acquire().await.ok();
-        let (started, bytes) = (Instant::now(), range.end - range.start);
-        let send = || remote.read(key, range.clone(), &self.pool, &self.counters);
+        bytes: u64,
+        slot: Option<SemaphorePermit<'_>>,
+        send: impl Fn() -> F,
+    ) -> Result<T, Failure> {
+        let started = Instant::now();
         let mut first = Box::pin(send());
         let slow_after = self.pace.slow_after(bytes);
         let answer = match tokio::time::timeout(slow_after, &mut first).await {
             Ok(answer) => answer,
             Err(_) => {
-                let spare = self.spare.try_acquire().ok();
+                let spare = slot.as_ref().and_then(|_| self.spare.try_acquire().ok());
                 // Where no slot is spare, this request keeps its own.
                 let _slot = if spare.is_some() { None } else { slot };
                 self.hedged(first, send, slow_after).await
@@ -192,18 +258,17 @@ impl Ranges {
         };
         if answer.is_ok() {
             self.pace.took(bytes, started.elapsed());
-            self.patience.succeeded();
         }
         answer
     }
 
     /// Sends a slow request again, and once more where that is slow too, each time after twice as long.
-    async fn hedged<F: Future<Output = Result<Buffer, Failure>>>(
+    async fn hedged<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         first: Pin<Box<F>>,
         send: impl Fn() -> F,
         mut slow_after: Duration,
-    ) -> Result<Buffer, Failure> {
+    ) -> Result<T, Failure> {
         let mut sent = FuturesUnordered::from_iter([first]);
         loop {
             if self.pace.may_hedge() {
@@ -220,6 +285,7 @@ impl Ranges {
                 }
             };
             if let Ok(answer) = tokio::time::timeout(slow_after, answer).await {
+                // There was one to answer: each round ends with an answer or with requests that are still out.
                 return answer.unwrap_or(Err(Failure::Silent));
             }
         }

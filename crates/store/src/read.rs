@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::{GetResult, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 
 use crate::remote::Failure;
 use crate::{Location, StoreError, Traffic};
@@ -27,30 +27,28 @@ impl Location {
         self.get_bounded(path, u64::MAX).await
     }
 
-    /// The whole object, refused before it is read if it is larger than `max_bytes`.
+    /// The whole object, refused before it is read if it is larger than `max_bytes`. A remote one is asked for again
+    /// after a failure, and a second time where the answer is slow to begin.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::NotFound`] and all that storage can do.
     pub async fn get_bounded(&self, path: &str, max_bytes: u64) -> Result<Bytes, StoreError> {
-        let result = self.fetch(path).await?;
-        let bytes = result.meta.size;
-        if bytes > max_bytes {
-            return Err(StoreError::TooLarge { url: self.url_of(path), bytes, limit: max_bytes });
+        let key = self.key(path)?;
+        if let Some(remote) = self.ranges.remote() {
+            let read = self.ranges.read_whole(remote, &key, max_bytes).await;
+            return read.map_err(|failure| self.read_failed(path, 0..max_bytes, failure));
         }
-        let body = result.bytes().await.map_err(|error| self.failed(path, "read", error))?;
+        let read = self.store.get(&key).await.map_err(|error| self.failed(path, "read", error))?;
+        let (url, bytes) = (self.url_of(path), read.meta.size);
+        if bytes > max_bytes {
+            return Err(StoreError::TooLarge { url, bytes, limit: max_bytes });
+        }
+        let body = read.bytes().await.map_err(|error| self.failed(path, "read", error))?;
         if body.len() as u64 != bytes {
-            let wanted = 0..bytes;
-            return Err(StoreError::Truncated {
-                url: self.url_of(path),
-                wanted,
-                bytes: body.len() as u64,
-            });
+            let (wanted, bytes) = (0..bytes, body.len() as u64);
+            return Err(StoreError::Truncated { url, wanted, bytes });
         }
         Ok(body)
-    }
-
-    async fn fetch(&self, path: &str) -> Result<GetResult, StoreError> {
-        self.store.get(&self.key(path)?).await.map_err(|error| self.failed(path, "read", error))
     }
 
     /// Exactly the bytes `range` of an object. A remote one is asked for in parts of 16 MiB at most, each tried again
@@ -68,24 +66,25 @@ impl Location {
             Ok(bytes) => Ok(bytes),
             Err(failure) if failure.is_out_of_range() => {
                 let bytes = self.size(path).await?;
-                Err(self.range_failed(path, range, Failure::Truncated { bytes }))
+                Err(self.read_failed(path, range, Failure::Truncated { bytes }))
             }
-            Err(failure) => Err(self.range_failed(path, range, failure)),
+            Err(failure) => Err(self.read_failed(path, range, failure)),
         }
     }
 
-    fn range_failed(&self, path: &str, wanted: Range<u64>, failure: Failure) -> StoreError {
+    fn read_failed(&self, path: &str, wanted: Range<u64>, failure: Failure) -> StoreError {
         let url = self.url_of(path);
         match failure {
             failure if failure.is_expired() => StoreError::Denied { url, source: failure.into() },
             Failure::Truncated { bytes } => StoreError::Truncated { url, wanted, bytes },
+            Failure::TooLarge { bytes } => StoreError::TooLarge { url, bytes, limit: wanted.end },
             Failure::Store(error) => StoreError::new(url, "read", error),
             Failure::Io(error) => StoreError::io_like(url, "read", error.into()),
             failure => StoreError::Failed { url, action: "read", source: failure.into() },
         }
     }
 
-    /// What range reads have cost so far, counted over all clones and subfolders of the location that was opened.
+    /// What reads of objects have cost so far, counted over all clones and subfolders of the location that was opened.
     pub fn traffic(&self) -> Traffic {
         self.ranges.traffic()
     }

@@ -1,8 +1,7 @@
-//! One request for a range of a remote object.
+//! One request for a remote object or a range of it.
 
 use std::error::Error;
 use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 
-use crate::buffers::{Buffer, Pool};
+use crate::buffers::Buffer;
 use crate::traffic::{Counters, count};
 
 /// Time in which an answer has to begin, and then each further piece of it.
@@ -25,6 +24,9 @@ pub(crate) enum Failure {
     /// The object ends early.
     #[error("it holds {bytes} bytes")]
     Truncated { bytes: u64 },
+    /// The object is larger than the caller takes.
+    #[error("it holds {bytes} bytes")]
+    TooLarge { bytes: u64 },
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -103,27 +105,22 @@ impl Remote {
         Ok(())
     }
 
-    /// Asks for a range once and takes in the answer.
-    pub async fn read(
+    /// Asks once for an object or a range of it. Its body is still to come.
+    pub async fn ask(
         &self,
         key: &Path,
-        range: Range<u64>,
-        pool: &Arc<Pool>,
+        range: Option<GetRange>,
         counters: &Counters,
-    ) -> Result<Buffer, Failure> {
+    ) -> Result<GetResult, Failure> {
         count(&counters.requests, 1);
-        let wanted = GetRange::Bounded(range.clone());
-        let options = GetOptions { range: Some(wanted), ..GetOptions::default() };
+        let options = GetOptions { range, ..GetOptions::default() };
         let (_, client) = self.client();
-        let answer = within(client.get_opts(key, options)).await??;
-        if answer.meta.size < range.end {
-            return Err(Failure::Truncated { bytes: answer.meta.size });
-        }
-        take_in(answer, pool.take((range.end - range.start) as usize)?, counters).await
+        Ok(within(client.get_opts(key, options)).await??)
     }
 }
 
-async fn take_in(
+/// Takes in the body of an answer, which is to fill the buffer.
+pub(crate) async fn take_in(
     answer: GetResult,
     mut buffer: Buffer,
     counters: &Counters,

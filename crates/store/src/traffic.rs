@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts of the range reads of a [`crate::Location`] and all its clones and subfolders.
+/// Counts of the reads of objects of a [`crate::Location`] and all its clones and subfolders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Requests that were sent, second ones and failed ones included.

@@ -14,6 +14,7 @@ usage: cargo xtask COMMAND
       --data            only make the data
   test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
   bench data [OPTION]…  strand's reader against the loaders people use: `cargo xtask bench data --help`
+  bench order           what the order of 50 million samples costs: time to the first, memory
   lint                  rustfmt, clippy, cargo-deny, shellcheck, ruff, sizes of files";
 
 /// A parsed command line.
@@ -26,6 +27,7 @@ pub enum Command {
     Demo(DemoOptions),
     /// With the arguments of the benchmark.
     BenchData(Vec<String>),
+    BenchOrder,
 }
 
 /// The options of `cargo xtask demo`.
@@ -120,9 +122,13 @@ fn area(rest: &[String]) -> Result<Option<Area>, Failure> {
 fn bench(rest: &[String]) -> Result<Command, Failure> {
     match rest.split_first() {
         Some((name, options)) if name == "data" => Ok(Command::BenchData(options.to_vec())),
+        Some((name, rest)) if name == "order" => match rest.first().map(String::as_str) {
+            Some("--help" | "-h") => Ok(Command::Help),
+            _ => no_more(rest).map(|()| Command::BenchOrder),
+        },
         Some((name, _)) if name == "--help" || name == "-h" => Ok(Command::Help),
         Some((name, _)) => Err(usage(format!("unknown benchmark `{name}`"))),
-        None => Err(usage("a benchmark is missing: there is `data`")),
+        None => Err(usage("a benchmark is missing: there are `data` and `order`")),
     }
 }
 
@@ -158,6 +164,8 @@ mod tests {
         assert_eq!(parsed("demo --help").unwrap(), Command::Help);
         let options = vec!["--quick".to_owned(), "--help".to_owned()];
         assert_eq!(parsed("bench data --quick --help").unwrap(), Command::BenchData(options));
+        assert_eq!(parsed("bench order").unwrap(), Command::BenchOrder);
+        assert_eq!(parsed("bench order --help").unwrap(), Command::Help);
         assert_eq!(parsed("bench --help").unwrap(), Command::Help);
     }
 
@@ -172,6 +180,7 @@ mod tests {
             ("demo --jsn", "--jsn"),
             ("bench", "data"),
             ("bench dta", "dta"),
+            ("bench order now", "now"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.to_string().contains(word), "{line}: {error}");

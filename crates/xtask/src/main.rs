@@ -39,5 +39,6 @@ fn run() -> anyhow::Result<()> {
         Command::Test(area) => test::run(&workspace, area),
         Command::Demo(options) => demo::run(&workspace, options),
         Command::BenchData(options) => bench::data(&workspace, &options),
+        Command::BenchOrder => bench::order(&workspace),
     }
 }

@@ -22,11 +22,8 @@ pub fn run(workspace: &Workspace, area: Option<Area>) -> anyhow::Result<()> {
     let provided = setup::ensure(workspace)?;
     let (_, built) = timed(|| build(workspace, &selection))?;
     say("test", format!("built in {}", duration(built)));
-    let mut tests = cargo(workspace, "test");
-    tests
-        .args(&selection)
-        .arg("--no-fail-fast")
-        .env("LD_LIBRARY_PATH", library_path(&provided.libtorch));
+    let mut tests = tests(workspace, &provided.libtorch);
+    tests.args(&selection).arg("--no-fail-fast");
     let ((status, text), took) = timed(|| tee(&mut tests))?;
     let counts = count(&text);
     say("test", format!("build {}, tests {}", duration(built), duration(took)));
@@ -64,6 +61,13 @@ fn cargo(workspace: &Workspace, verb: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(&workspace.root).args([verb, "--release"]);
     cargo
+}
+
+/// `cargo test` for programs that find libtorch.
+pub fn tests(workspace: &Workspace, libtorch: &std::path::Path) -> Command {
+    let mut tests = cargo(workspace, "test");
+    tests.env("LD_LIBRARY_PATH", library_path(libtorch));
+    tests
 }
 
 /// The tests, and the two binaries that some of them start.
