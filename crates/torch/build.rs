@@ -12,8 +12,8 @@ fn main() {
         "{} holds no libtorch headers: run `cargo xtask setup`",
         libtorch.display()
     );
-    cxx_build::bridges(["src/tensor.rs", "src/autograd.rs", "src/c10d.rs"])
-        .files(["src/cpp/autograd.cpp", "src/cpp/c10d.cpp"])
+    cxx_build::bridges(["src/tensor.rs", "src/autograd.rs", "src/blob.rs", "src/c10d.rs"])
+        .files(["src/cpp/autograd.cpp", "src/cpp/blob.cpp", "src/cpp/c10d.cpp"])
         .std("c++17")
         // System headers: libtorch's own warnings are not ours to mend.
         .flag(format!("-isystem{}", include.display()))
@@ -28,7 +28,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
-    for path in ["src/tensor.rs", "src/autograd.rs", "src/c10d.rs", "src/cpp", "gloo-headers"] {
+    for path in ["src", "gloo-headers"] {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");

@@ -49,9 +49,9 @@ pub enum TrainError {
     Features {
         /// The sample.
         id: String,
-        /// libtorch's words.
+        /// What is wrong with them.
         #[source]
-        source: tch::TchError,
+        source: strand_torch::Error,
     },
     /// A stage names a data set that the recipe does not have.
     #[error("the recipe has no data set {set}")]

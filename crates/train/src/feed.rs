@@ -70,13 +70,13 @@ pub fn model_sample(
     })
 }
 
-/// `[frames, tokens, dim]` in the type of the data set.
+/// `[frames, tokens, dim]` in the type of the data set: the memory of the batch itself.
 fn features(sample: &strand_data::Sample) -> Result<Tensor, TrainError> {
     let kind = match sample.dtype {
         Dtype::F16 => Kind::Half,
         Dtype::Bf16 => Kind::BFloat16,
     };
     let shape = [sample.frames, sample.tokens, sample.dim].map(|size| size as i64);
-    Tensor::f_from_data_size(&sample.features, &shape, kind)
+    strand_torch::from_bytes(sample.features.clone(), &shape, kind)
         .map_err(|source| TrainError::Features { id: sample.id.clone(), source })
 }
