@@ -5,17 +5,11 @@ use std::io;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::MmapMut;
 
 /// The first byte of every block lies at a multiple of this: a cache line, and wide enough for any vector load.
 pub const ALIGNMENT: usize = 64;
 /// Most unused bytes that [`Pool::shared`] keeps: about two windows of row groups.
 const SHARED_KEPT: usize = 256 << 20;
-/// Blocks from this size on are made of huge pages where the system has them: each page that is touched for the first
-/// time costs as much as to copy it, and a huge one hardly more than a small one.
-const HUGE_PAGE: usize = 2 << 20;
 /// Smaller blocks are not kept.
 const KEPT_FROM: usize = 64 << 10;
 
@@ -37,48 +31,34 @@ pub struct Ordinary;
 
 impl Memory for Ordinary {
     fn allocate(&self, bytes: usize) -> io::Result<Box<dyn Block>> {
-        if bytes < HUGE_PAGE {
-            return Ok(Box::new(Aligned::new(vec![0; bytes + ALIGNMENT], ALIGNMENT, bytes)));
-        }
-        // Longer than asked for, so that the block can begin where a huge page does. What is not touched costs nothing.
-        let block = Aligned::new(MmapMut::map_anon(bytes + HUGE_PAGE)?, HUGE_PAGE, bytes);
-        #[cfg(target_os = "linux")]
-        {
-            // A wish: a kernel without huge pages gives small ones, which serve as well and cost more.
-            let _ = block.memory.advise_range(Advice::HugePage, block.start, bytes);
-        }
-        Ok(Box::new(block))
+        // Small pages: where a host takes back what its virtual machines do not use, each huge page costs milliseconds
+        // to get, and a new process read at half the rate. Where it does not, they gain a quarter until all is reused.
+        let memory = vec![0; bytes + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Ok(Box::new(Aligned { memory, start, bytes }))
     }
 }
 
-/// The aligned part of memory that is never resized, so that it stays where it is.
-struct Aligned<M> {
-    memory: M,
+/// A vector that is never resized, so that its aligned part stays where it is.
+struct Aligned {
+    memory: Vec<u8>,
     start: usize,
     bytes: usize,
 }
 
-impl<M: AsRef<[u8]>> Aligned<M> {
-    /// `memory` is longer than `bytes` by `alignment`.
-    fn new(memory: M, alignment: usize, bytes: usize) -> Self {
-        let start = memory.as_ref().as_ptr().align_offset(alignment).min(alignment);
-        Aligned { memory, start, bytes }
-    }
-}
-
-impl<M: AsRef<[u8]>> AsRef<[u8]> for Aligned<M> {
+impl AsRef<[u8]> for Aligned {
     fn as_ref(&self) -> &[u8] {
-        &self.memory.as_ref()[self.start..self.start + self.bytes]
+        &self.memory[self.start..self.start + self.bytes]
     }
 }
 
-impl<M: AsMut<[u8]>> AsMut<[u8]> for Aligned<M> {
+impl AsMut<[u8]> for Aligned {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.memory.as_mut()[self.start..self.start + self.bytes]
+        &mut self.memory[self.start..self.start + self.bytes]
     }
 }
 
-impl<M: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> Block for Aligned<M> {}
+impl Block for Aligned {}
 
 /// Blocks that wait to be used again.
 pub struct Pool {
@@ -224,16 +204,5 @@ mod tests {
         assert_eq!(pool.free.lock().expect("a lock").len(), 2, "a large block for 10 bytes");
         drop(small);
         assert!(rounded(6_300_000) < 6_900_000 && rounded(1) == KEPT_FROM);
-    }
-
-    #[test]
-    fn large_blocks_begin_where_a_huge_page_does() {
-        for bytes in [HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5] {
-            let mut block = Ordinary.allocate(bytes).expect("memory");
-            let block = block.as_mut().as_mut();
-            let alignment = if bytes < HUGE_PAGE { ALIGNMENT } else { HUGE_PAGE };
-            assert_eq!((block.len(), address(block) % alignment), (bytes, 0));
-            (block[0], block[bytes - 1]) = (1, 2);
-        }
     }
 }

@@ -28,9 +28,10 @@ class Peer:
     unit = "workers"
     settings = (0, 1, 2, 4)
 
-    def __init__(self, name, title, folder, remote=True, resumes=True):
+    def __init__(self, name, title, folder, remote=True, resumes=True, rival=True):
         self.name, self.title, self.folder = name, title, folder
-        self.remote, self.resumes = remote, resumes
+        # Whether it is a loader that people use, and not a yardstick.
+        self.remote, self.resumes, self.rival = remote, resumes, rival
 
     def run(self, bench, task):
         """Takes a measurement, and returns how its process ended."""
@@ -71,7 +72,7 @@ class Strand:
     name, title, folder = "strand", "strand", "strand"
     unit = "MiB ahead"
     settings = (128, 256, 512)
-    remote, resumes = True, True
+    remote, resumes, rival = True, True, False
 
     def run(self, bench, task):
         store = bench.stores.get(task.condition)
@@ -96,4 +97,5 @@ CONTENDERS = (
     Peer("arrow", "PyArrow", "strand", resumes=False),
     Peer("web", "WebDataset", "web", resumes=False),
     Peer("hugging", "Hugging Face datasets", "strand", remote=False),
+    Peer("plain", "plain reads, no format", "plain", remote=False, resumes=False, rival=False),
 )

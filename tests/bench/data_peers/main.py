@@ -29,7 +29,7 @@ examples:
   tests/bench/data_peers/run --json target/bench/result.json
   tests/bench/data_peers/run --only strand,lit --runs 5
 
-It needs python3 with venv, a C compiler, curl, a way to PyPI, 8 GB of disk, and strand and s3_sim as
+It needs python3 with venv, a C compiler, curl, a way to PyPI, 9 GB of disk, and strand and s3_sim as
 `cargo build --release --workspace --bins` makes them. The table goes to stdout, all else to stderr.
 Contenders: """
 
@@ -97,7 +97,9 @@ def make_samples(bench, environment):
     """Writes the samples in all formats, unless they are there from the last time."""
     mark = os.path.join(bench.work, "samples.json")
     shard = 64 if bench.samples >= 640 else 12
-    wanted = {"samples": bench.samples, "shard_mb": shard, "peers": environment.folder}
+    formats = sorted({it.folder for it in CONTENDERS})
+    wanted = {"samples": bench.samples, "shard_mb": shard, "formats": formats}
+    wanted["peers"] = environment.folder
     if read_json(mark) == wanted:
         return
     talk.say(f"writing {bench.samples} samples in every format")

@@ -152,12 +152,14 @@ def milliseconds(seconds):
 
 
 def ratios(contenders, found):
-    """strand ÷ the best peer and ÷ LitData. What is checked by strand is held against what is not by the peer."""
+    """strand ÷ the best peer, ÷ LitData, ÷ plain reads. What strand checks is held against what they do not."""
     if "strand" not in found:
         return []
-    peers = [found[it.name] for it in contenders if it.name != "strand"]
+    peers = [found[it.name] for it in contenders if it.rival]
     rows = []
-    for title, others in (("best peer", peers), ("LitData", [found.get("lit", {})])):
+    one = {"LitData": "lit", "plain reads": "plain"}
+    against = {title: [found.get(name, {})] for title, name in one.items()}
+    for title, others in {"best peer": peers, **against}.items():
         cells = [ratio(found["strand"], others, name) for name in RATES]
         if any(cells):
             rows.append([f"strand ÷ {title}", *cells, "", "", "", ""])

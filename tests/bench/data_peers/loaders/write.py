@@ -31,16 +31,18 @@ def main():
     folder, count, shard = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 1_000_000
     sums = np.empty(count, np.uint64)
     lit_folder, tar_folder = f"{folder}/lit", f"{folder}/web"
-    for name in (lit_folder, tar_folder):
+    for name in (lit_folder, tar_folder, f"{folder}/plain"):
         os.makedirs(name)
     lit = Cache(input_dir=lit_folder, chunk_bytes=shard)
     tars = webdataset.ShardWriter(
         f"{tar_folder}/%05d.tar", maxcount=shard // samples.BYTES, maxsize=2 * shard, verbose=0
     )
-    with MDSWriter(out=f"{folder}/mds", columns=COLUMNS, size_limit=shard) as mds, tars:
+    mds = MDSWriter(out=f"{folder}/mds", columns=COLUMNS, size_limit=shard)
+    with mds, tars, open(f"{folder}/plain/features.bin", "wb") as plain:
         for index in range(count):
             array = samples.features(index)
             sums[index] = samples.checksum(array)
+            plain.write(array)
             rest = {"id": index, **texts(index)}
             mds.write({"features": array, **rest})
             lit[index] = {"features": torch.from_numpy(array), **rest}
