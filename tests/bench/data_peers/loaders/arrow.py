@@ -29,10 +29,13 @@ class Rows(IterableDataset):
             names = [folder + name.rsplit("/", 1)[1] for name in names]
         order = random.Random(self.job.seed)
         order.shuffle(names)
+        # Of its own: workers draw differently often for their rows, and have to agree on the row groups.
+        mixing = random.Random(f"{self.job.seed} {rank}")
         for name in names:
-            yield from self.file(name, system, order, rank, size)
+            yield from self.file(name, system, (order, mixing), rank, size)
 
-    def file(self, name, system, order, rank, size):
+    def file(self, name, system, orders, rank, size):
+        order, mixing = orders
         local = {} if system else {"memory_map": True}
         with parquet.ParquetFile(name, filesystem=system, pre_buffer=True, **local) as file:
             groups = list(range(file.num_row_groups))
@@ -41,7 +44,7 @@ class Rows(IterableDataset):
             for start in range(0, len(groups), WINDOW):
                 columns = ["id", "features", "qa"]
                 table = file.read_row_groups(groups[start : start + WINDOW], columns=columns)
-                yield from rows(table, order)
+                yield from rows(table, mixing)
 
 
 def rows(table, order):
