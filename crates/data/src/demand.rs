@@ -60,6 +60,11 @@ impl Demand {
         limit.min((bytes as f64 / seconds * AHEAD.as_secs_f64()) as u64)
     }
 
+    /// Whether no batch was taken yet.
+    pub fn is_first(&self) -> bool {
+        self.lock().taken.is_empty()
+    }
+
     /// Requests that may be under way at once.
     pub fn in_flight(&self) -> usize {
         let state = self.lock();

@@ -31,6 +31,7 @@ pub(crate) struct Groups {
     /// Most bytes that are fetched beyond them.
     ahead: u64,
     demand: Arc<Demand>,
+    is_local: bool,
     /// Bytes of all groups that are there or on their way.
     held: u64,
     groups: HashMap<Key, Held>,
@@ -63,7 +64,20 @@ impl Groups {
         let windows = sets.iter().map(window_bytes).sum();
         let (groups, waiting, fetches) = (HashMap::new(), VecDeque::new(), JoinSet::new());
         let (held, clock) = (0, 0);
-        Groups { sets, fetcher, windows, ahead, demand, held, groups, waiting, fetches, clock }
+        let is_local = sets.iter().all(|set| set.location().local_path().is_some());
+        Groups {
+            sets,
+            fetcher,
+            windows,
+            ahead,
+            demand,
+            is_local,
+            held,
+            groups,
+            waiting,
+            fetches,
+            clock,
+        }
     }
 
     /// Plans for a sample: its group stays until [`Self::row`] was called for it.
@@ -77,6 +91,15 @@ impl Groups {
         held.needed += 1;
     }
 
+    /// Fetches that count against those that may be under way. On a local disk they share the cores with what the first
+    /// batch waits for, so until it is taken those that have ended count too.
+    fn under_way(&self) -> usize {
+        if self.is_local && self.demand.is_first() {
+            return self.groups.len() - self.waiting.len();
+        }
+        self.fetches.len()
+    }
+
     /// Starts what fits. True where nothing waits any more, so that more can be planned.
     pub fn start(&mut self) -> bool {
         // Fetches that ended while nobody waited for them are no longer under way.
@@ -84,7 +107,7 @@ impl Groups {
             self.settle(key, rows);
         }
         while let Some(&next) = self.waiting.front() {
-            if self.fetches.len() >= self.demand.in_flight() || !self.make_room(next) {
+            if self.under_way() >= self.demand.in_flight() || !self.make_room(next) {
                 return false;
             }
             self.waiting.pop_front();

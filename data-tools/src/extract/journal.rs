@@ -34,6 +34,8 @@ pub struct Position {
     pub rows_of_next: u64,
     /// What the report said after those videos.
     pub report: ExtractReport,
+    /// Parts that are not needed since the last shard: removed next, or by the next run.
+    superfluous: Vec<String>,
 }
 
 /// Keeps a [`Position`] up to date in storage.
@@ -60,7 +62,10 @@ impl Journal {
         let read = |bytes: &bytes::Bytes| serde_json::from_slice::<Position>(bytes).ok();
         let left = bytes.as_ref().and_then(read).filter(|position| position.job == job);
         let position = match left {
-            Some(position) if are_there(out, &position.shards).await? => position,
+            Some(position) if are_there(out, &position.shards).await? => {
+                remove(&parts, &position.superfluous).await?;
+                position
+            }
             _ => Position { job: job.to_owned(), ..Position::default() },
         };
         Ok(Journal { parts, position, open: VecDeque::new() })
@@ -87,21 +92,25 @@ impl Journal {
         }
         let stored: u64 = shards.iter().map(|shard| shard.rows).sum();
         let whole = self.open.partition_point(|(report, _)| report.rows <= stored);
-        let mut superfluous = Vec::new();
+        self.position.superfluous.clear();
         for (report, part) in self.open.drain(..whole) {
             self.position.report = report;
             self.position.videos += 1;
-            superfluous.extend(part);
+            self.position.superfluous.extend(part);
         }
         self.position.rows_of_next = stored - self.position.report.rows;
         self.position.shards = shards.to_vec();
         let document = json!(self.position).to_string();
         self.parts.location().put(NAME, document.into()).await?;
-        for part in superfluous {
-            self.parts.location().delete(&part).await?;
-        }
-        Ok(())
+        remove(&self.parts, &self.position.superfluous).await
     }
+}
+
+async fn remove(parts: &Parts, names: &[String]) -> Result<(), ToolsError> {
+    for name in names {
+        parts.location().delete(name).await?;
+    }
+    Ok(())
 }
 
 /// Whether each shard is as long as it should be. A shard that was written is never changed.
