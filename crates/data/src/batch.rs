@@ -6,6 +6,7 @@ use bytes::Bytes;
 use strand_store::{ALIGNMENT, Pool};
 
 use crate::sample::{Sample, Visit};
+use crate::stored::StoredFeatures;
 use crate::{DataError, Row, SampleRef, Skipped};
 
 /// A rank's share of a step.
@@ -31,10 +32,18 @@ impl PartialEq for Batch {
     }
 }
 
+/// The rows of a row group.
+#[derive(Debug)]
+pub(crate) struct RowGroup {
+    pub rows: Vec<Row>,
+    /// Where their features are, if not in the rows.
+    pub stored: Option<StoredFeatures>,
+}
+
 /// A row of a batch, held until it is copied.
 pub(crate) struct Held {
-    pub rows: Arc<Vec<Row>>,
-    /// Its place among them.
+    pub group: Arc<RowGroup>,
+    /// Its place in the group.
     pub row: usize,
     pub at: SampleRef,
 }
@@ -47,9 +56,9 @@ pub(crate) fn assemble(
     visit: Visit,
     pool: &Arc<Pool>,
 ) -> Result<Batch, DataError> {
-    let rows = || held.iter().map(|held| (&held.rows[held.row], held.at));
+    let rows = || held.iter().map(|held| (&held.group.rows[held.row], held.at));
     let frames: Vec<_> = rows().map(|(row, at)| visit.frames(row, at.epoch)).collect();
-    let sizes = rows().zip(&frames).map(|((row, _), frames)| row.frame_bytes() * frames.len());
+    let sizes = rows().zip(&frames).map(|((row, _), frames)| visit.frame_bytes(row) * frames.len());
     let starts = sizes.scan(0, |end: &mut usize, size| {
         let start = *end;
         *end = (start + size).next_multiple_of(ALIGNMENT);
@@ -58,8 +67,10 @@ pub(crate) fn assemble(
     let places: Vec<_> = starts.collect();
     let bytes = places.last().map_or(0, |last| last.end);
     let mut buffer = pool.take(bytes).map_err(|source| DataError::Memory { bytes, source })?;
-    for (((row, _), frames), place) in rows().zip(&frames).zip(&places) {
-        copy(row, frames, &mut buffer.as_mut()[place.clone()]);
+    for ((held, frames), place) in held.iter().zip(&frames).zip(&places) {
+        let to = &mut buffer.as_mut()[place.clone()];
+        let size = visit.frame_bytes(&held.group.rows[held.row]);
+        copy_features(&held.group, held.row, frames, size, to, pool)?;
     }
     let features = buffer.freeze();
     let samples = rows()
@@ -70,12 +81,36 @@ pub(crate) fn assemble(
     Ok(Batch { first, global, samples, skipped, features })
 }
 
-/// Copies the chosen frames of a row, neighbours at once.
-fn copy(row: &Row, frames: &[usize], mut to: &mut [u8]) {
-    let size = row.frame_bytes();
+/// Copies the chosen frames of a row, of `size` bytes each.
+fn copy_features(
+    group: &RowGroup,
+    row: usize,
+    frames: &[usize],
+    size: usize,
+    to: &mut [u8],
+    pool: &Arc<Pool>,
+) -> Result<(), DataError> {
+    let Row { frames: all, ref features, .. } = group.rows[row];
+    match &group.stored {
+        None => copy(features, frames, size, to),
+        Some(stored) if frames.iter().copied().eq(0..all) => return stored.read(row, to),
+        // The checksum is that of all frames.
+        Some(stored) => {
+            let bytes = all * size;
+            let memory = |source| DataError::Memory { bytes, source };
+            let mut whole = pool.take(bytes).map_err(memory)?;
+            stored.read(row, whole.as_mut())?;
+            copy(whole.as_mut(), frames, size, to);
+        }
+    }
+    Ok(())
+}
+
+/// Copies frames, neighbours at once.
+fn copy(features: &[u8], frames: &[usize], size: usize, mut to: &mut [u8]) {
     for run in frames.chunk_by(|one, next| one + 1 == *next) {
         let Some((place, rest)) = to.split_at_mut_checked(run.len() * size) else { return };
-        place.copy_from_slice(&row.features[run[0] * size..(run[0] + run.len()) * size]);
+        place.copy_from_slice(&features[run[0] * size..(run[0] + run.len()) * size]);
         to = rest;
     }
 }
@@ -91,7 +126,8 @@ mod tests {
     #[test]
     fn a_batch_is_one_aligned_piece_that_is_used_again() {
         let pool = Pool::new(Ordinary, 1 << 20);
-        let rows = Arc::new(vec![row(0, 1), row(1, 5), row(2, 300)]);
+        let rows = vec![row(0, 1), row(1, 5), row(2, 300)];
+        let group = Arc::new(RowGroup { rows, stored: None });
         let visit = Visit {
             seed: 1,
             frames: None,
@@ -101,12 +137,12 @@ mod tests {
         };
         let at = |row| SampleRef { set: 0, epoch: 0, shard: 0, group: 0, row };
         let held: Vec<_> =
-            [2, 0, 1].map(|row| Held { rows: rows.clone(), row, at: at(row) }).into();
+            [2, 0, 1].map(|row| Held { group: group.clone(), row, at: at(row) }).into();
         let make = || assemble(6, 9, &held, visit, &pool).expect("a batch");
         let batch = make();
         let start = batch.features.as_ptr() as usize;
         for (sample, at) in batch.samples.iter().zip([2, 0, 1]) {
-            assert_eq!(sample.features, rows[at].features);
+            assert_eq!(sample.features, group.rows[at].features);
             assert_eq!(sample.features.as_ptr() as usize % ALIGNMENT, 0);
             assert!(batch.features.as_ptr_range().contains(&sample.features.as_ptr()));
         }
@@ -121,10 +157,10 @@ mod tests {
     #[test]
     fn frames_are_copied_in_runs() {
         let row = row(1, 6);
-        let size = row.frame_bytes();
+        let size = row.features.len() / 6;
         let frame = |frame: usize| &row.features[frame * size..(frame + 1) * size];
         let mut to = vec![0; size * 5];
-        copy(&row, &[0, 1, 3, 5, 5], &mut to);
+        copy(&row.features, &[0, 1, 3, 5, 5], size, &mut to);
         assert_eq!(to, [frame(0), frame(1), frame(3), frame(5), frame(5)].concat());
     }
 }

@@ -8,11 +8,13 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use strand_store::{Location, StoreError, xxh3};
 use tokio::sync::OnceCell;
 
+use crate::batch::RowGroup;
 use crate::decode::{Checksums, decode_group};
 use crate::error::Place;
 use crate::fetch::Fetcher;
 use crate::manifest::{Group, MANIFEST, MAX_MANIFEST_BYTES, Shard};
-use crate::{DataError, Manifest, Row, footer};
+use crate::stored::LocalShard;
+use crate::{DataError, Manifest, Row, footer, stored};
 
 /// Parsed footers that stay in memory.
 const FOOTERS_KEPT: usize = 256;
@@ -127,6 +129,41 @@ impl Dataset {
             }
             rows => rows,
         }
+    }
+
+    /// A row group for a loader: of a local file checked, but not kept; else as [`Self::read_group_with`].
+    pub(crate) async fn load_group(
+        &self,
+        fetcher: &Fetcher,
+        shard: usize,
+        group: usize,
+    ) -> Result<RowGroup, DataError> {
+        let is_local = self.location().local_path().is_some();
+        if is_local && let Some(checked) = self.pass_group(fetcher, shard, group).await {
+            return Ok(checked);
+        }
+        let rows = self.read_group_with(fetcher, shard, group, Checksums::Group).await?;
+        Ok(RowGroup { rows, stored: None })
+    }
+
+    /// `None` where it is not as it should be, or cannot be read: the reading of the whole tells why.
+    pub(crate) async fn pass_group(
+        &self,
+        fetcher: &Fetcher,
+        shard: usize,
+        group: usize,
+    ) -> Option<RowGroup> {
+        let (description, expected) = self.group(shard, group).ok()?;
+        let (path, expected) = (description.path.clone(), expected.clone());
+        let place = Place::group(self.location().url_of(&path), group);
+        let footer = self.footer_with(fetcher, shard, description).await.ok()?;
+        let (task, bytes, shape) = (place.clone(), expected.bytes, self.manifest().row_shape());
+        let file = LocalShard { location: self.location().clone(), path };
+        let _slot = self.location().slot().await;
+        let check = move || Ok(stored::check(&task, footer, &expected, shape, file));
+        let (rows, features) = guarded(&place, check).await.ok()??;
+        fetcher.fetched.count(bytes);
+        Some(RowGroup { rows, stored: Some(features) })
     }
 
     async fn decoded(

@@ -1,7 +1,6 @@
 //! The bytes of row groups: the one way from storage to the decoder.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -50,8 +49,7 @@ impl Fetcher {
     ) -> Result<Bytes, DataError> {
         let (file, description) = set.group(shard, group)?;
         let bytes = set.read(file, description.range()).await?;
-        self.fetched.groups.fetch_add(1, Ordering::Relaxed);
-        self.fetched.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.fetched.count(bytes.len() as u64);
         Ok(bytes)
     }
 

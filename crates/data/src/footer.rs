@@ -150,19 +150,19 @@ pub(crate) fn check_chunk(
     features: bool,
 ) -> Result<(), String> {
     let pages = pages(chunk)?;
-    let data = pages.iter().filter(|page| !page.dictionary);
-    if data.map(|page| page.values).sum::<u64>() != column.num_values() as u64 {
+    let data = pages.iter().filter(|page| !page.head.dictionary);
+    if data.map(|page| page.head.values).sum::<u64>() != column.num_values() as u64 {
         return Err("its pages have another number of values".to_owned());
     }
-    let uncompressed: u64 = pages.iter().map(|page| page.uncompressed).sum();
+    let uncompressed: u64 = pages.iter().map(|page| page.head.uncompressed).sum();
     if uncompressed > column.uncompressed_size() as u64 {
         return Err("its pages claim more bytes than the column".to_owned());
     }
     let stored = column.compression() == Compression::UNCOMPRESSED;
-    if stored && pages.iter().any(|page| page.body.len() as u64 != page.uncompressed) {
+    if stored && pages.iter().any(|page| page.head.compressed != page.head.uncompressed) {
         return Err("a page has another size than it says".to_owned());
     }
-    if features && pages.iter().any(|page| page.dictionary || !page.plain) {
+    if features && pages.iter().any(|page| page.head.dictionary || !page.head.plain) {
         return Err("the features are not stored plain".to_owned());
     }
     Ok(())

@@ -3,14 +3,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::decode::Checksums;
+use crate::batch::RowGroup;
 use crate::demand::Demand;
 use crate::fetch::Fetcher;
-use crate::{DataError, Dataset, Row, SampleRef};
+use crate::{DataError, Dataset, SampleRef};
 
 /// A row group: set, shard, group.
 type Key = (usize, usize, usize);
@@ -20,6 +20,14 @@ type Key = (usize, usize, usize);
 pub(crate) struct Fetched {
     pub groups: AtomicU64,
     pub bytes: AtomicU64,
+}
+
+impl Fetched {
+    /// Counts a row group.
+    pub fn count(&self, bytes: u64) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The row groups that planned samples need.
@@ -37,7 +45,7 @@ pub(crate) struct Groups {
     groups: HashMap<Key, Held>,
     /// Groups that wait for room, in the order of their first use.
     waiting: VecDeque<Key>,
-    fetches: JoinSet<(Key, Result<Vec<Row>, DataError>)>,
+    fetches: JoinSet<(Key, Result<RowGroup, DataError>)>,
     /// Counts uses, to tell the group that was used longest ago.
     clock: u64,
 }
@@ -54,7 +62,7 @@ struct Held {
 enum State {
     Waiting,
     Fetching,
-    Ready(Arc<Vec<Row>>),
+    Ready(Arc<RowGroup>),
     Failed(DataError),
 }
 
@@ -103,8 +111,8 @@ impl Groups {
     /// Starts what fits. True where nothing waits any more, so that more can be planned.
     pub fn start(&mut self) -> bool {
         // Fetches that ended while nobody waited for them are no longer under way.
-        while let Some(Ok((key, rows))) = self.fetches.try_join_next() {
-            self.settle(key, rows);
+        while let Some(Ok((key, group))) = self.fetches.try_join_next() {
+            self.settle(key, group);
         }
         while let Some(&next) = self.waiting.front() {
             if self.under_way() >= self.demand.in_flight() || !self.make_room(next) {
@@ -120,32 +128,32 @@ impl Groups {
     ///
     /// # Errors
     /// What fetching its group ended with.
-    pub async fn row(&mut self, at: SampleRef) -> Result<(Arc<Vec<Row>>, usize), DataError> {
+    pub async fn row(&mut self, at: SampleRef) -> Result<(Arc<RowGroup>, usize), DataError> {
         let key = key(at);
         loop {
             match self.take(key)? {
-                Some(rows) => return Ok((rows, at.row)),
+                Some(group) => return Ok((group, at.row)),
                 None => self.absorb().await?,
             }
         }
     }
 
-    fn take(&mut self, key: Key) -> Result<Option<Arc<Vec<Row>>>, DataError> {
+    fn take(&mut self, key: Key) -> Result<Option<Arc<RowGroup>>, DataError> {
         let Some(held) = self.groups.get_mut(&key) else {
             return Err(DataError::Stopped);
         };
         match &mut held.state {
-            State::Ready(rows) => {
+            State::Ready(group) => {
                 self.clock += 1;
                 held.used = self.clock;
                 held.needed = held.needed.saturating_sub(1);
                 held.given += 1;
-                let rows = rows.clone();
+                let group = group.clone();
                 // All of it was given out: its memory is better used for the next group.
-                if held.needed == 0 && held.given >= rows.len() as u64 {
+                if held.needed == 0 && held.given >= group.rows.len() as u64 {
                     self.remove(key);
                 }
-                Ok(Some(rows))
+                Ok(Some(group))
             }
             State::Fetching => Ok(None),
             State::Waiting => {
@@ -165,17 +173,17 @@ impl Groups {
 
     /// Waits for any fetch to end and fills the gap it leaves.
     async fn absorb(&mut self) -> Result<(), DataError> {
-        let Some(Ok((key, rows))) = self.fetches.join_next().await else {
+        let Some(Ok((key, group))) = self.fetches.join_next().await else {
             return Err(DataError::Stopped);
         };
-        self.settle(key, rows);
+        self.settle(key, group);
         self.start();
         Ok(())
     }
 
-    fn settle(&mut self, key: Key, rows: Result<Vec<Row>, DataError>) {
+    fn settle(&mut self, key: Key, group: Result<RowGroup, DataError>) {
         if let Some(held) = self.groups.get_mut(&key) {
-            held.state = rows.map_or_else(State::Failed, |rows| State::Ready(Arc::new(rows)));
+            held.state = group.map_or_else(State::Failed, |group| State::Ready(Arc::new(group)));
         }
     }
 
@@ -187,8 +195,7 @@ impl Groups {
             held.state = State::Fetching;
         }
         let (set, fetcher) = (self.sets[set].clone(), self.fetcher.clone());
-        let read =
-            async move { set.read_group_with(&fetcher, shard, group, Checksums::Group).await };
+        let read = async move { set.load_group(&fetcher, shard, group).await };
         self.fetches.spawn(async move { (key, read.await) });
     }
 

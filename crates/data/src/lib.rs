@@ -35,6 +35,7 @@ mod row;
 mod salvage;
 mod sample;
 mod schema;
+mod stored;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]

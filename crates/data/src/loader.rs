@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::batch::{Held, assemble};
+use crate::batch::{Held, RowGroup, assemble};
 use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
@@ -366,10 +366,13 @@ impl Reader {
         let (mut held, mut skipped) = (Vec::with_capacity(samples.len()), Vec::new());
         for &at in samples {
             match (self.groups.row(at).await, &mut self.salvage) {
-                (Ok((rows, row)), _) => held.push(Held { rows, row, at }),
+                (Ok((group, row)), _) => held.push(Held { group, row, at }),
                 (Err(error), None) => return Err(error),
                 (Err(error), Some(salvage)) => match salvage.row(at, error).await? {
-                    Ok(row) => held.push(Held { rows: Arc::new(vec![row]), row: 0, at }),
+                    Ok(row) => {
+                        let group = Arc::new(RowGroup { rows: vec![row], stored: None });
+                        held.push(Held { group, row: 0, at });
+                    }
                     Err(damaged) => skipped.push(damaged),
                 },
             }

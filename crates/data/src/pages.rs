@@ -13,9 +13,12 @@ const ENCODINGS: [i64; 4] = [PLAIN, 2, RLE, 8];
 const PLAIN: i64 = 0;
 const RLE: i64 = 3;
 
-/// A page of a column chunk.
+/// Bytes that hold the header of any page of a shard, where they hold no statistics.
+pub(crate) const HEADER_BYTES: usize = 128;
+
+/// What a page's header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Page {
+pub(crate) struct Head {
     /// True for the dictionary, false for data.
     pub dictionary: bool,
     /// Whether the values are stored plain.
@@ -24,6 +27,14 @@ pub(crate) struct Page {
     pub values: u64,
     /// Size of the body once it is decompressed, in bytes.
     pub uncompressed: u64,
+    /// Bytes of the body.
+    pub compressed: u64,
+}
+
+/// A page of a column chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub head: Head,
     /// The body's bytes within the chunk.
     pub body: Range<usize>,
 }
@@ -35,7 +46,7 @@ pub(crate) fn pages(chunk: &[u8]) -> Result<Vec<Page>, String> {
     while start < chunk.len() {
         let (page, end) =
             page(chunk, start).ok_or_else(|| format!("page {} is not readable", pages.len()))?;
-        if page.dictionary && !pages.is_empty() {
+        if page.head.dictionary && !pages.is_empty() {
             return Err("a dictionary behind data".to_owned());
         }
         pages.push(page);
@@ -50,7 +61,7 @@ pub(crate) fn plain_values(chunk: &[u8], size: Option<usize>) -> Option<Vec<&[u8
     let mut values = Vec::new();
     for page in pages(chunk).ok()? {
         let mut body = chunk.get(page.body)?;
-        for _ in 0..page.values {
+        for _ in 0..page.head.values {
             let length = match size {
                 Some(size) => size,
                 None => u32::from_le_bytes(*body.split_off(..4)?.first_chunk()?) as usize,
@@ -63,7 +74,15 @@ pub(crate) fn plain_values(chunk: &[u8], size: Option<usize>) -> Option<Vec<&[u8
 
 /// The page at `start` and where it ends.
 fn page(chunk: &[u8], start: usize) -> Option<(Page, usize)> {
-    let mut header = Compact { rest: chunk.get(start..)? };
+    let (head, length) = head(chunk.get(start..)?)?;
+    let begin = start + length;
+    let end = begin.checked_add(usize::try_from(head.compressed).ok()?)?;
+    (end <= chunk.len()).then_some((Page { head, body: begin..end }, end))
+}
+
+/// The header that some bytes begin with, and its length.
+pub(crate) fn head(bytes: &[u8]) -> Option<(Head, usize)> {
+    let mut header = Compact { rest: bytes };
     let mut numbers = [None; 4];
     let mut inner = [None; 6];
     header.fields(&mut |header, id, kind| match (id, kind) {
@@ -89,11 +108,10 @@ fn page(chunk: &[u8], start: usize) -> Option<(Page, usize)> {
     if !ENCODINGS.contains(&encoding?) || !levels_known || countless {
         return None;
     }
-    let begin = chunk.len() - header.rest.len();
-    let end = begin.checked_add(usize::try_from(compressed?).ok()?)?;
+    let compressed = u64::try_from(compressed?).ok()?;
     let plain = encoding? == PLAIN;
-    (end <= chunk.len())
-        .then_some((Page { dictionary, plain, values, uncompressed, body: begin..end }, end))
+    let head = Head { dictionary, plain, values, uncompressed, compressed };
+    Some((head, bytes.len() - header.rest.len()))
 }
 
 /// Types of Thrift's compact protocol.
@@ -183,10 +201,9 @@ mod tests {
         let twice = [chunk(), chunk()].concat();
         let found = pages(&twice).expect("pages");
         assert_eq!(found.len(), 2);
-        assert_eq!(
-            found[0],
-            Page { dictionary: false, plain: true, values: 2, uncompressed: 16, body: 17..33 }
-        );
+        let head =
+            Head { dictionary: false, plain: true, values: 2, uncompressed: 16, compressed: 16 };
+        assert_eq!(found[0], Page { head, body: 17..33 });
         let values = plain_values(&twice, Some(8)).expect("values");
         assert_eq!(values.len(), 4);
         assert_eq!(values[1], [8, 9, 10, 11, 12, 13, 14, 15]);

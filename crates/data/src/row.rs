@@ -164,6 +164,11 @@ impl RowShape {
 
     /// Why a row does not belong into a data set of this shape.
     pub fn refuse(self, row: &Row) -> Option<String> {
+        self.refuse_sized(row, row.features.len())
+    }
+
+    /// As [`Self::refuse`], of a row whose features are elsewhere and have so many bytes.
+    pub fn refuse_sized(self, row: &Row, bytes: usize) -> Option<String> {
         let expected = row.frames.checked_mul(self.frame_bytes());
         let reason = if row.id.is_empty() {
             "the id is empty".to_owned()
@@ -173,8 +178,8 @@ impl RowShape {
             format!("an image has one frame, not {}", row.frames)
         } else if row.tokens != self.tokens {
             format!("{} tokens a frame, the data set has {}", row.tokens, self.tokens)
-        } else if expected != Some(row.features.len()) {
-            self.wrong_size(row)
+        } else if expected != Some(bytes) {
+            self.wrong_size(row, bytes)
         } else if !row.seconds.is_empty() && row.seconds.len() != row.frames {
             format!("{} times for {} frames", row.seconds.len(), row.frames)
         } else {
@@ -183,10 +188,9 @@ impl RowShape {
         Some(reason)
     }
 
-    fn wrong_size(self, row: &Row) -> String {
+    fn wrong_size(self, row: &Row, bytes: usize) -> String {
         format!(
-            "{} bytes of features, but {} frames × {} tokens × {} values of {} bytes are needed",
-            row.features.len(),
+            "{bytes} bytes of features, but {} frames × {} tokens × {} values of {} bytes are needed",
             row.frames,
             self.tokens,
             self.dim,
@@ -209,11 +213,6 @@ impl RowShape {
 }
 
 impl Row {
-    /// Bytes of the features of one frame.
-    pub(crate) fn frame_bytes(&self) -> usize {
-        self.features.len() / self.frames.max(1)
-    }
-
     pub(crate) fn check(&self, shape: RowShape, dtype: Dtype) -> Result<(), DataError> {
         let refuse = |reason| Err(DataError::Row { id: self.id.clone(), reason });
         if let Some(reason) = shape.refuse(self) {

@@ -59,7 +59,7 @@ impl Visit {
             epoch,
             set,
             media: row.media,
-            frames: features.len() / row.frame_bytes().max(1),
+            frames: features.len() / self.frame_bytes(row).max(1),
             tokens: row.tokens,
             dim: self.dim,
             dtype: self.dtype,
@@ -67,6 +67,11 @@ impl Visit {
             qa: row.qa.get(pair as usize).cloned().ok_or_else(without)?,
             pairs: row.qa.clone(),
         })
+    }
+
+    /// Bytes of the features of one frame.
+    pub fn frame_bytes(self, row: &Row) -> usize {
+        row.tokens * self.dim * Dtype::BYTES
     }
 
     /// The chosen frames: as many as asked for, the last one repeated in short clips. An image stays one frame.

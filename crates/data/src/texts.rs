@@ -19,7 +19,7 @@ use crate::error::Place;
 use crate::footer::{check_chunk, column_range};
 use crate::manifest::Group;
 use crate::schema::{CHECKSUMS, FEATURES};
-use crate::{DataError, Dataset, Media, Qa};
+use crate::{DataError, Dataset, Media, Qa, Row};
 
 /// A row without its features.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,13 @@ pub struct RowText {
     pub seconds: Vec<f32>,
     /// Its pairs.
     pub qa: Vec<Qa>,
+}
+
+impl RowText {
+    pub(crate) fn with_features(self, features: Bytes) -> Row {
+        let RowText { id, video, media, frames, tokens, seconds, qa } = self;
+        Row { id, video, media, frames, tokens, features, seconds, qa }
+    }
 }
 
 impl Dataset {
@@ -89,9 +96,11 @@ fn text_ranges(group: &RowGroupMetaData) -> Option<Vec<Range<u64>>> {
 }
 
 /// Some bytes of a file that is otherwise not there.
-struct FileParts {
-    parts: Vec<(u64, Bytes)>,
-    end: u64,
+pub(crate) struct FileParts {
+    /// Their offsets in the file and themselves.
+    pub parts: Vec<(u64, Bytes)>,
+    /// Where the file ends, as far as anybody may ask.
+    pub end: u64,
 }
 
 impl FileParts {
@@ -139,7 +148,8 @@ pub(crate) fn decode_whole(
     decode(place, footer, group, part)
 }
 
-fn decode(
+/// The rows of a row group without features, of what was read of its file.
+pub(crate) fn decode(
     place: &Place,
     footer: ArrowReaderMetadata,
     group: &Group,

@@ -8,6 +8,7 @@ mod buffers;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod local;
 mod location;
 mod pace;
 mod patience;
@@ -19,6 +20,7 @@ mod write;
 
 pub use buffers::{ALIGNMENT, Block, Buffer, Memory, Ordinary, Pool};
 pub use error::StoreError;
+pub use local::LocalFile;
 pub use location::Location;
 pub use read::Entry;
 pub use traffic::Traffic;
@@ -28,10 +30,30 @@ pub fn xxh3(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
+/// [`xxh3`] of bytes that come in pieces.
+#[derive(Clone, Default)]
+pub struct Xxh3Hasher(xxhash_rust::xxh3::Xxh3Default);
+
+impl Xxh3Hasher {
+    /// Takes the next piece in.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The checksum of all pieces so far.
+    pub fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn xxh3_never_changes() {
         assert_eq!(super::xxh3(b""), 0x2d06_8005_38d3_94c2);
+        let bytes: Vec<u8> = (0..3000_u32).map(|at| (at % 7) as u8).collect();
+        let mut pieces = super::Xxh3Hasher::default();
+        bytes.chunks(999).for_each(|piece| pieces.update(piece));
+        assert_eq!(pieces.digest(), super::xxh3(&bytes));
     }
 }

@@ -107,7 +107,7 @@ impl Ranges {
         max_bytes: u64,
     ) -> Result<Bytes, Failure> {
         let read = async || {
-            let _slot = self.slots.acquire().await.ok();
+            let _slot = self.slot().await;
             let answer = self.asked(remote, key, None).await?;
             let bytes = answer.meta.size;
             if bytes > max_bytes {
@@ -116,6 +116,29 @@ impl Ranges {
             take_in(answer, self.pool.take(bytes as usize)?, &self.counters).await
         };
         Ok(self.retried(remote, read).await?.freeze())
+    }
+
+    /// The path of a file of a local folder.
+    pub fn path(&self, key: &Path) -> io::Result<PathBuf> {
+        match &self.source {
+            Source::Folder(files) => files.path_to_filesystem(key).map_err(io::Error::other),
+            Source::Remote(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// One of the requests that may be under way at once. The semaphore is never closed.
+    pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire().await.ok()
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Counts a read that was made beside [`Self::read`].
+    pub fn count(&self, bytes: u64) {
+        count(&self.counters.requests, 1);
+        count(&self.counters.bytes, bytes);
     }
 
     /// The remote store, where these are its objects.
@@ -134,14 +157,12 @@ impl Ranges {
     }
 
     async fn read_file(&self, path: PathBuf, range: Range<u64>) -> Result<Bytes, Failure> {
-        // The semaphore is never closed.
-        let _slot = self.slots.acquire().await.ok();
+        let _slot = self.slot().await;
         let pool = self.pool.clone();
         let bytes = range.end - range.start;
         let task = tokio::task::spawn_blocking(move || file_range(path, range, &pool));
         let buffer = task.await.map_err(io::Error::other)??;
-        count(&self.counters.requests, 1);
-        count(&self.counters.bytes, bytes);
+        self.count(bytes);
         Ok(buffer.freeze())
     }
 
@@ -186,7 +207,7 @@ impl Ranges {
             take_in(answer, self.pool.take(bytes as usize)?, &self.counters).await
         };
         let once = async || {
-            let slot = self.slots.acquire().await.ok();
+            let slot = self.slot().await;
             self.raced(bytes, slot, read).await
         };
         self.retried(remote, once).await

@@ -1,0 +1,255 @@
+//! Row groups of local files: checked in passing, and read row by row where they lie.
+//!
+//! Memory that a process touches for the first time costs more than to read a file into it. So a row group of a local
+//! file is not kept: it passes once through a small buffer, which is enough to hold it against its checksum and to keep
+//! its texts. The features of a row are read when they are copied into a batch, from what the system still has of the
+//! file, and held against the row's own checksum.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::file::reader::ChunkReader;
+use strand_store::{LocalFile, Location, StoreError, Xxh3Hasher, xxh3};
+
+use crate::error::Place;
+use crate::footer::{check_chunk, column_range};
+use crate::manifest::Group;
+use crate::pages::{HEADER_BYTES, head, plain_values};
+use crate::row::RowShape;
+use crate::schema::{CHECKSUMS, FEATURES};
+use crate::texts::{FileParts, decode};
+use crate::{DataError, Row};
+
+/// Bytes in front of each value of a plain column.
+const LENGTH_BYTES: u64 = 4;
+
+/// A local shard, as its data set names it.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalShard {
+    pub location: Location,
+    pub path: String,
+}
+
+impl LocalShard {
+    fn open(&self) -> Result<LocalFile, StoreError> {
+        self.location.open_file(&self.path)
+    }
+}
+
+/// The features of a row group, in its file.
+#[derive(Debug)]
+pub(crate) struct StoredFeatures {
+    shard: LocalShard,
+    place: Place,
+    rows: Vec<StoredValue>,
+}
+
+#[derive(Debug)]
+struct StoredValue {
+    range: Range<u64>,
+    xxh3: u64,
+}
+
+impl StoredFeatures {
+    /// Reads the features of a row into memory of their size.
+    ///
+    /// # Errors
+    /// [`DataError::Checksum`] names the row where they are no longer what was checked; what storage does.
+    pub fn read(&self, row: usize, to: &mut [u8]) -> Result<(), DataError> {
+        let damaged =
+            || DataError::Checksum { place: self.place.row(row), what: "the features".to_owned() };
+        let value = self.rows.get(row).ok_or_else(damaged)?;
+        if to.len() as u64 != value.range.end - value.range.start {
+            return Err(damaged());
+        }
+        self.shard.open()?.read_exact_at(to, value.range.start)?;
+        if xxh3(to) == value.xxh3 { Ok(()) } else { Err(damaged()) }
+    }
+}
+
+/// Checks a row group. The rows come without features. `None` where anything is not as it should be: what it is shows
+/// when the row group is read whole.
+pub(crate) fn check(
+    place: &Place,
+    footer: ArrowReaderMetadata,
+    group: &Group,
+    shape: RowShape,
+    shard: LocalShard,
+) -> Option<(Vec<Row>, StoredFeatures)> {
+    let file = shard.open().ok()?;
+    let found = footer.metadata().row_groups().get(place.group?)?.clone();
+    let features = column_range(found.column(FEATURES))?;
+    let parts = scan(&file, group, &features)?;
+    let checksums = found.column(CHECKSUMS);
+    let range = column_range(checksums)?;
+    let chunk = parts.get_bytes(range.start, (range.end - range.start) as usize).ok()?;
+    check_chunk(checksums, &chunk, false).ok()?;
+    let checksums = plain_values(&chunk, Some(size_of::<u64>()))?;
+    let ranges = values(&file, features)?;
+    let texts = decode(place, footer, group, parts).ok()?;
+    let is_whole = [texts.len(), checksums.len(), ranges.len()] == [group.rows as usize; 3];
+    let mut rows = Vec::with_capacity(texts.len());
+    for (text, range) in texts.into_iter().zip(&ranges) {
+        let row = text.with_features(Bytes::new());
+        if shape.refuse_sized(&row, (range.end - range.start) as usize).is_some() {
+            return None;
+        }
+        rows.push(row);
+    }
+    let value = |(range, xxh3): (Range<u64>, &[u8])| {
+        Some(StoredValue { range, xxh3: u64::from_le_bytes(xxh3.try_into().ok()?) })
+    };
+    let values = ranges.into_iter().zip(checksums).map(value).collect::<Option<_>>()?;
+    is_whole.then_some((rows, StoredFeatures { shard, place: place.clone(), rows: values }))
+}
+
+/// What a row group holds beside its features; `None` where its checksum does not agree.
+fn scan(file: &LocalFile, group: &Group, features: &Range<u64>) -> Option<FileParts> {
+    let whole = group.range();
+    let kept = [whole.start..features.start, features.end..whole.end];
+    let mut parts = [const { Vec::new() }; 2];
+    let mut hasher = Xxh3Hasher::default();
+    let keep = |offset: u64, piece: &[u8]| {
+        hasher.update(piece);
+        for (range, part) in kept.iter().zip(&mut parts) {
+            let place = |at: u64| at.clamp(offset, offset + piece.len() as u64) - offset;
+            let inside = place(range.start) as usize..place(range.end) as usize;
+            part.extend_from_slice(&piece[inside]);
+        }
+    };
+    file.scan(whole.clone(), keep).ok()?;
+    let starts = kept.map(|range| range.start);
+    let parts = starts.into_iter().zip(parts.map(Bytes::from)).collect();
+    (hasher.digest() == group.xxh3.0).then_some(FileParts { parts, end: whole.end })
+}
+
+/// Where in the file the values of a plain column are. What is read here is not held against a checksum: where it is
+/// wrong, so are the values, and those are.
+fn values(file: &LocalFile, chunk: Range<u64>) -> Option<Vec<Range<u64>>> {
+    let mut values = Vec::new();
+    let mut start = chunk.start;
+    while start < chunk.end {
+        let mut bytes = [0; HEADER_BYTES];
+        let bytes = &mut bytes[..(chunk.end - start).min(HEADER_BYTES as u64) as usize];
+        file.read_exact_at(bytes, start).ok()?;
+        let (page, header_bytes) = head(bytes)?;
+        let body = start + header_bytes as u64;
+        let end = body.checked_add(page.compressed)?;
+        if page.dictionary || !page.plain || page.compressed != page.uncompressed {
+            return None;
+        }
+        let mut at = body;
+        for _ in 0..page.values {
+            let mut length = [0; LENGTH_BYTES as usize];
+            file.read_exact_at(&mut length, at).ok()?;
+            let value =
+                at + LENGTH_BYTES..at + LENGTH_BYTES + u64::from(u32::from_le_bytes(length));
+            if value.end > end {
+                return None;
+            }
+            at = value.end;
+            values.push(value);
+        }
+        start = end;
+    }
+    (start == chunk.end).then_some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use strand_store::Pool;
+
+    use super::*;
+    use crate::batch::{Held, RowGroup, assemble};
+    use crate::fetch::Fetcher;
+    use crate::sample::Visit;
+    use crate::testing::{DIM, Folder, options, row};
+    use crate::{Batch, Dataset, Dtype, FrameRule, SampleRef};
+
+    const SHARD: &str = "shard-00000.parquet";
+
+    async fn folder() -> Folder {
+        Folder::write((0..10).map(|i| row(i, 1 + i % 4)).collect(), options(4, 1 << 20)).await
+    }
+
+    async fn group(set: &Dataset, group: usize) -> RowGroup {
+        set.load_group(&Fetcher::default(), 0, group).await.expect("rows")
+    }
+
+    /// A batch of all rows of a group.
+    fn batch(group: RowGroup, frames: Option<usize>) -> Result<Batch, DataError> {
+        let group = Arc::new(group);
+        let at = |row| SampleRef { set: 0, epoch: 0, shard: 0, group: 0, row };
+        let rows = 0..group.rows.len();
+        let held: Vec<Held> =
+            rows.map(|row| Held { group: group.clone(), row, at: at(row) }).collect();
+        let sampling = FrameRule::Middle;
+        let visit = Visit { seed: 1, frames, sampling, dim: DIM, dtype: Dtype::F16 };
+        assemble(0, held.len() as u64, &held, visit, &Pool::shared())
+    }
+
+    #[tokio::test]
+    async fn batches_are_those_of_rows_that_are_kept() {
+        let folder = folder().await;
+        let set = folder.open().await;
+        for index in 0..3 {
+            for frames in [None, Some(2)] {
+                let stored = group(&set, index).await;
+                assert!(stored.stored.is_some(), "row group {index} was read whole");
+                let rows = set.read_group(0, index).await.expect("rows");
+                let kept = RowGroup { rows, stored: None };
+                assert_eq!(
+                    batch(stored, frames).expect("read"),
+                    batch(kept, frames).expect("kept")
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn features_that_change_behind_the_check_are_found() {
+        let folder = folder().await;
+        let set = folder.open().await;
+        for frames in [None, Some(2)] {
+            let stored = group(&set, 1).await;
+            let features = row(6, 3).features;
+            let flip = |file: &mut Vec<u8>| {
+                let at = file.windows(features.len()).position(|window| window == features);
+                file[at.expect("stored as is") + 5] ^= 1;
+            };
+            let intact = std::fs::read(folder.guard.path().join(SHARD)).expect("read");
+            folder.edit(SHARD, flip);
+            let error = batch(stored, frames).expect_err("changed").to_string();
+            assert!(
+                error.contains("row group 1, row 2: checksum mismatch in the features"),
+                "{error}"
+            );
+            folder.edit(SHARD, |file| *file = intact);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_cut_behind_the_check_is_an_error() {
+        let folder = folder().await;
+        let stored = group(&folder.open().await, 2).await;
+        folder.edit(SHARD, |file| file.truncate(100));
+        let error = batch(stored, None).expect_err("cut");
+        assert!(matches!(error, DataError::Store(StoreError::Truncated { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn every_flipped_bit_is_seen_in_passing() {
+        let folder = folder().await;
+        let set = folder.open().await;
+        let whole = &folder.manifest.shards[0].groups[0];
+        for at in whole.range().step_by(7) {
+            let flip = |file: &mut Vec<u8>| file[at as usize] ^= 0x10;
+            folder.edit(SHARD, flip);
+            assert!(set.pass_group(&Fetcher::default(), 0, 0).await.is_none(), "byte {at}");
+            folder.edit(SHARD, flip);
+        }
+    }
+}
