@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use strand_store::{Entry, Location, xxh3};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::dataset::guarded;
 use crate::decode::{Checksums, decode_group};
@@ -103,7 +103,7 @@ impl PlainFile {
         let rows = decode_group(&place, self.footer.clone(), group, shape, bytes, checksums)?;
         for row in &rows {
             row.check(shape, known.dtype)?;
-            if !known.ids.insert(xxh3_128(row.id.as_bytes())) {
+            if !known.ids.insert(XxHash3_128::oneshot(row.id.as_bytes())) {
                 let reason = "another row has the same id".to_owned();
                 return Err(DataError::Row { id: row.id.clone(), reason });
             }

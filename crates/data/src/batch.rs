@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strand_store::{ALIGNMENT, Pool};
 
+use crate::parallel::side_by_side;
 use crate::sample::{Sample, Visit};
 use crate::stored::StoredFeatures;
 use crate::{DataError, Row, SampleRef, Skipped};
@@ -48,13 +49,14 @@ pub(crate) struct Held {
     pub at: SampleRef,
 }
 
-/// Makes the samples of a batch: one copy of each chosen frame, into memory of the pool.
+/// Makes the samples of a batch: one copy of each chosen frame, into memory of the pool, on some threads.
 pub(crate) fn assemble(
     first: u64,
     global: u64,
     held: &[Held],
     visit: Visit,
     pool: &Arc<Pool>,
+    threads: usize,
 ) -> Result<Batch, DataError> {
     let rows = || held.iter().map(|held| (&held.group.rows[held.row], held.at));
     let frames: Vec<_> = rows().map(|(row, at)| visit.frames(row, at.epoch)).collect();
@@ -67,11 +69,22 @@ pub(crate) fn assemble(
     let places: Vec<_> = starts.collect();
     let bytes = places.last().map_or(0, |last| last.end);
     let mut buffer = pool.take(bytes).map_err(|source| DataError::Memory { bytes, source })?;
+    let mut rest = buffer.as_mut();
+    let mut copies = Vec::with_capacity(held.len());
     for ((held, frames), place) in held.iter().zip(&frames).zip(&places) {
-        let to = &mut buffer.as_mut()[place.clone()];
-        let size = visit.frame_bytes(&held.group.rows[held.row]);
-        copy_features(&held.group, held.row, frames, size, to, pool)?;
+        let aligned = place.len().next_multiple_of(ALIGNMENT).min(rest.len());
+        let (to, behind) = rest.split_at_mut(aligned);
+        rest = behind;
+        copies.push((held, frames, &mut to[..place.len()]));
     }
+    let parts = copies.chunks_mut(held.len().div_ceil(threads).max(1));
+    let copied = side_by_side(parts, |part| {
+        part.iter_mut().try_for_each(|(held, frames, to)| {
+            let size = visit.frame_bytes(&held.group.rows[held.row]);
+            copy_features(&held.group, held.row, frames, size, to, pool)
+        })
+    });
+    copied.into_iter().collect::<Result<(), _>>()?;
     let features = buffer.freeze();
     let samples = rows()
         .zip(places)
@@ -138,7 +151,7 @@ mod tests {
         let at = |row| SampleRef { set: 0, epoch: 0, shard: 0, group: 0, row };
         let held: Vec<_> =
             [2, 0, 1].map(|row| Held { group: group.clone(), row, at: at(row) }).into();
-        let make = || assemble(6, 9, &held, visit, &pool).expect("a batch");
+        let make = || assemble(6, 9, &held, visit, &pool, 2).expect("a batch");
         let batch = make();
         let start = batch.features.as_ptr() as usize;
         for (sample, at) in batch.samples.iter().zip([2, 0, 1]) {
@@ -151,7 +164,7 @@ mod tests {
         drop(batch);
         let again = make();
         assert_eq!(again, make());
-        assert!(assemble(0, 3, &[], visit, &pool).expect("empty").samples.is_empty());
+        assert!(assemble(0, 3, &[], visit, &pool, 2).expect("empty").samples.is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
 use crate::order::cut;
+use crate::parallel::cores;
 use crate::salvage::Salvage;
 use crate::sample::Visit;
 use crate::{
@@ -169,6 +170,7 @@ impl Loader {
             groups,
             salvage,
             pool: pool.clone(),
+            demand: demand.clone(),
         };
         let (sender, batches) = mpsc::channel(BATCHES_READY);
         let task = handle.spawn(reader.run(sender));
@@ -298,6 +300,7 @@ struct Reader {
     salvage: Option<Salvage>,
     /// Memory of the batches.
     pool: Arc<Pool>,
+    demand: Arc<Demand>,
 }
 
 struct PlannedBatch {
@@ -328,9 +331,11 @@ impl Reader {
         done: oneshot::Sender<Result<Batch, DataError>>,
     ) -> bool {
         let (visit, pool) = (self.visit, self.pool.clone());
+        // Later ones are copied side by side.
+        let threads = if self.demand.is_first() { cores() } else { 1 };
         tokio::task::spawn_blocking(move || {
             // A trainer that went away wants no batch.
-            let made = assemble(batch.first, batch.global, &held, visit, &pool);
+            let made = assemble(batch.first, batch.global, &held, visit, &pool, threads);
             let _ = done.send(made.map(|made| Batch { skipped, ..made }));
         });
         false

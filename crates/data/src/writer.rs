@@ -11,7 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use strand_store::{Location, StoreError, xxh3};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::error::Place;
 use crate::footer::{footer_length, group_range, parse};
@@ -168,7 +168,7 @@ impl ShardWriter {
     /// finite, an id that was there before; [`DataError::Store`] where a full shard cannot be stored.
     pub async fn write(&mut self, row: Row) -> Result<(), DataError> {
         row.check(self.shape, self.options.dtype)?;
-        if !self.ids.insert(xxh3_128(row.id.as_bytes())) {
+        if !self.ids.insert(XxHash3_128::oneshot(row.id.as_bytes())) {
             return Err(DataError::Row {
                 id: row.id,
                 reason: "the id was written before".to_owned(),

@@ -19,30 +19,33 @@ mod traffic;
 mod write;
 
 pub use buffers::{ALIGNMENT, Block, Buffer, Memory, Ordinary, Pool};
+use std::hash::Hasher;
+
 pub use error::StoreError;
 pub use local::LocalFile;
 pub use location::Location;
 pub use read::Entry;
 pub use traffic::Traffic;
+use twox_hash::XxHash3_64;
 
 /// XXH3-64 of some bytes (seed 0), the checksum that shards and checkpoints carry.
 pub fn xxh3(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
+    XxHash3_64::oneshot(bytes)
 }
 
 /// [`xxh3`] of bytes that come in pieces.
 #[derive(Clone, Default)]
-pub struct Xxh3Hasher(xxhash_rust::xxh3::Xxh3Default);
+pub struct Xxh3Hasher(XxHash3_64);
 
 impl Xxh3Hasher {
     /// Takes the next piece in.
     pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
+        self.0.write(piece);
     }
 
     /// The checksum of all pieces so far.
     pub fn digest(&self) -> u64 {
-        self.0.digest()
+        self.0.finish()
     }
 }
 
