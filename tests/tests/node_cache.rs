@@ -156,26 +156,29 @@ fn four_ranks_fetch_each_range_once() -> Result<()> {
     let (manifest, unique) = node.unique()?;
     let limit = Some(1 << 30);
     let [hits, fetched, healed, again] = node.finish(node.start_all(limit)?)?;
-    let wanted = RANKS as u64 * manifest + unique;
+    let manifests = RANKS as u64 * manifest;
     // A slow request is sent twice: that is the reader's doing, not the cache's.
-    ensure!(node.sent() == wanted || again > 0, "{} bytes, {unique} unique", node.sent());
+    ensure!(node.sent() == manifests + unique || again > 0, "{} bytes", node.sent());
     let shards = &node.manifest.shards;
     let ranges = shards.len() + shards.iter().map(|shard| shard.groups.len()).sum::<usize>();
     ensure!(fetched == ranges as u64 && healed == 0 && hits > 0, "{hits} {fetched} {healed}");
     ensure!(node.on_disk() == [unique, 0]);
+    let downloaded = (node.sent() - manifests) as f64 / unique as f64;
     println!(
-        "{RANKS} ranks: {ranges} ranges, downloaded ÷ unique bytes 1.00, {hits} read from the cache"
+        "{RANKS} ranks: {ranges} ranges, downloaded ÷ unique bytes {downloaded:.2}, {again} requests sent again, \
+         {hits} read from the cache"
     );
 
     let before = node.sent();
-    let second = node.finish(node.start_all(limit)?)?;
-    ensure!(second[1] == 0 && node.sent() == before + RANKS as u64 * manifest);
+    let [_, fetched, _, again] = node.finish(node.start_all(limit)?)?;
+    ensure!(fetched == 0 && (node.sent() == before + manifests || again > 0), "{fetched}");
     Ok(())
 }
 
 #[test]
 fn killed_ranks_leave_nothing_wrong() -> Result<()> {
-    let slow = Faults { latency: Duration::from_millis(40), ..Faults::default() };
+    // So slow that no rank is done before it is killed.
+    let slow = Faults { latency: Duration::from_millis(200), ..Faults::default() };
     let node = Node::new(slow)?;
     let (_, unique) = node.unique()?;
     let limit = Some(1 << 30);
@@ -204,11 +207,13 @@ fn killed_ranks_leave_nothing_wrong() -> Result<()> {
 /// One rank dies while the others go on: what it was fetching is fetched by another.
 #[test]
 fn the_others_do_not_wait_for_a_dead_rank() -> Result<()> {
-    let slow = Faults { latency: Duration::from_millis(30), ..Faults::default() };
+    let slow = Faults { latency: Duration::from_millis(200), ..Faults::default() };
     let node = Node::new(slow)?;
     let limit = Some(1 << 30);
     let mut ranks = node.start_all(limit)?;
+    let started = Instant::now();
     while node.on_disk()[1] == 0 {
+        ensure!(started.elapsed() < Duration::from_secs(60), "no range is being fetched");
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut dead = ranks.remove(0);

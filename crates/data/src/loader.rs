@@ -313,23 +313,34 @@ impl Reader {
     async fn run(mut self, sender: mpsc::Sender<Coming>) {
         while let Some(batch) = self.next_batch() {
             let (done, coming) = oneshot::channel();
-            let failed = match self.hold(&batch.samples).await {
-                Ok(rows) => self.copy(batch, rows, done),
-                Err(error) => done.send(Err(error)).is_ok(),
+            let copying = match self.hold(&batch.samples).await {
+                Ok(rows) => Some(self.copy(batch, rows, done)),
+                Err(error) => {
+                    // A trainer that went away wants no error.
+                    let _ = done.send(Err(error));
+                    None
+                }
             };
-            if sender.send(coming).await.is_err() || failed {
+            let is_first = self.demand.is_first();
+            if sender.send(coming).await.is_err() {
                 return;
+            }
+            match copying {
+                // What the first batch needs comes before all else. A panic shows in the batch that does not come.
+                Some(task) if is_first => drop(task.await),
+                Some(_) => {}
+                None => return,
             }
         }
     }
 
-    /// Makes a batch of rows, beside the reading of the next ones. False: it has not failed.
+    /// Makes a batch of rows, beside the reading of the next ones.
     fn copy(
         &self,
         batch: PlannedBatch,
         (held, skipped): (Vec<Held>, Vec<Skipped>),
         done: oneshot::Sender<Result<Batch, DataError>>,
-    ) -> bool {
+    ) -> JoinHandle<()> {
         let (visit, pool) = (self.visit, self.pool.clone());
         // Later ones are copied side by side.
         let threads = if self.demand.is_first() { cores() } else { 1 };
@@ -337,8 +348,7 @@ impl Reader {
             // A trainer that went away wants no batch.
             let made = assemble(batch.first, batch.global, &held, visit, &pool, threads);
             let _ = done.send(made.map(|made| Batch { skipped, ..made }));
-        });
-        false
+        })
     }
 
     /// Plans ahead until the budget of bytes is spent, and gives the step that is due.

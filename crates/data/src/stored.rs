@@ -221,7 +221,7 @@ mod tests {
         let set = folder.open().await;
         for frames in [None, Some(2)] {
             let stored = group(&set, 1).await;
-            let features = row(6, 3).features;
+            let features = row(7, 4).features;
             let flip = |file: &mut Vec<u8>| {
                 let at = file.windows(features.len()).position(|window| window == features);
                 file[at.expect("stored as is") + 5] ^= 1;
@@ -230,7 +230,7 @@ mod tests {
             folder.edit(SHARD, flip);
             let error = batch(stored, frames).expect_err("changed").to_string();
             assert!(
-                error.contains("row group 1, row 2: checksum mismatch in the features"),
+                error.contains("row group 1, row 3: checksum mismatch in the features"),
                 "{error}"
             );
             folder.edit(SHARD, |file| *file = intact);

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ use crate::traffic::{Counters, Traffic, count};
 
 /// Requests under way at once, and as many again while so many are slow.
 const IN_FLIGHT: usize = 32;
+/// Reads of local files beyond the number of cores.
+const HANDED_OVER: usize = 2;
 /// Larger ranges are asked for in parts.
 const PART: u64 = 16 << 20;
 /// Parts of one range under way at once.
@@ -61,8 +64,9 @@ pub(crate) struct Ranges {
 impl Ranges {
     pub fn new(source: Source, patience: Duration) -> Ranges {
         let slots = match source {
-            // More threads than cores only make the first piece later.
-            Source::Folder(_) => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            // As many as there are cores, and some that are handed from one thread to the next: more only make the first
+            // piece later.
+            Source::Folder(_) => available_parallelism().map_or(2, usize::from) + HANDED_OVER,
             Source::Remote(_) => IN_FLIGHT,
         };
         Ranges {
