@@ -14,8 +14,8 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use strand_data::{
-    Dataset, Dtype, MANIFEST, Manifest, Media, Qa, Row, Shard, ShardWriter, WriterOptions, Xxh3,
-    below, draw, read_plain,
+    Dataset, Dtype, FrameRule, Loader, LoaderOptions, MANIFEST, Manifest, Media, Qa, Row, Shard,
+    ShardWriter, WriterOptions, Xxh3, below, draw, read_plain,
 };
 use strand_store::{Location, xxh3};
 use strand_tests::encoder::patch;
@@ -81,7 +81,11 @@ impl Folder {
     fn new(rows: usize) -> Result<Folder> {
         let guard = tempfile::tempdir()?;
         let location = Location::open(guard.path().to_str().context("UTF-8")?)?;
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(2)
+            .enable_all()
+            .build()?;
         let options = WriterOptions {
             rows_per_group: Some(2),
             ..WriterOptions::new(patch(), 2, 4, Dtype::F16)
@@ -101,15 +105,40 @@ impl Folder {
         Ok(std::fs::write(self.guard.path().join(name), bytes)?)
     }
 
-    /// Opens the folder and reads all of it: every row group with and without features, and the file as a whole.
+    /// Opens the folder and reads all of it: every row group without features, in batches as a trainer does, and the
+    /// file as a whole.
     fn read(&self) -> Result<(), strand_data::DataError> {
-        self.runtime.block_on(async {
+        let set = self.runtime.block_on(async {
             let set = Dataset::open_at(self.location.clone()).await?;
             for group in 0..set.manifest().shards[0].groups.len() {
                 set.read_texts(0, group).await?;
             }
-            set.verify_shard(0).await.map(drop)
-        })
+            Ok::<_, strand_data::DataError>(set)
+        })?;
+        let sets = vec![(set.clone(), None)];
+        let mut batches = Loader::open(self.runtime.handle().clone(), sets, options(), None)?;
+        while batches.next()?.is_some() {}
+        self.runtime.block_on(set.verify_shard(0)).map(drop)
+    }
+}
+
+/// An epoch in batches of four.
+fn options() -> LoaderOptions {
+    LoaderOptions {
+        seed: 1,
+        dp_rank: 0,
+        dp_size: 1,
+        global_batch: 4,
+        frames: None,
+        sampling: FrameRule::Middle,
+        prefetch_bytes: 1 << 20,
+        epochs: Some(1),
+        drop_last: false,
+        steps: None,
+        one_set: false,
+        by_length: false,
+        skip_damaged: false,
+        cache: None,
     }
 }
 

@@ -139,7 +139,7 @@ impl Dataset {
         group: usize,
     ) -> Result<RowGroup, DataError> {
         let is_local = self.location().local_path().is_some();
-        if is_local && let Some(checked) = self.pass_group(fetcher, shard, group).await {
+        if is_local && let Some(checked) = self.pass_group(fetcher, shard, group).await? {
             return Ok(checked);
         }
         let rows = self.read_group_with(fetcher, shard, group, Checksums::Group).await?;
@@ -147,23 +147,28 @@ impl Dataset {
     }
 
     /// `None` where it is not as it should be, or cannot be read: the reading of the whole tells why.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] where the parquet library gave up on it.
     pub(crate) async fn pass_group(
         &self,
         fetcher: &Fetcher,
         shard: usize,
         group: usize,
-    ) -> Option<RowGroup> {
-        let (description, expected) = self.group(shard, group).ok()?;
+    ) -> Result<Option<RowGroup>, DataError> {
+        let (description, expected) = self.group(shard, group)?;
         let (path, expected) = (description.path.clone(), expected.clone());
         let place = Place::group(self.location().url_of(&path), group);
-        let footer = self.footer_with(fetcher, shard, description).await.ok()?;
+        let Ok(footer) = self.footer_with(fetcher, shard, description).await else {
+            return Ok(None);
+        };
         let (task, bytes, shape) = (place.clone(), expected.bytes, self.manifest().row_shape());
         let file = LocalShard { location: self.location().clone(), path };
         let _slot = self.location().slot().await;
         let check = move || Ok(stored::check(&task, footer, &expected, shape, file));
-        let (rows, features) = guarded(&place, check).await.ok()??;
+        let Some((rows, features)) = guarded(&place, check).await? else { return Ok(None) };
         fetcher.fetched.count(bytes);
-        Some(RowGroup { rows, stored: Some(features) })
+        Ok(Some(RowGroup { rows, stored: Some(features) }))
     }
 
     async fn decoded(
