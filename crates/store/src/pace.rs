@@ -13,8 +13,9 @@ const MULTIPLE: u32 = 4;
 const SHORTEST: Duration = Duration::from_millis(250);
 /// What is slow while too little is known.
 const UNKNOWN: Duration = Duration::from_secs(1);
-/// Second requests for each first one and for each second, saved up to a limit. A store that is slow as a whole has a long median, and so
-/// few slow requests; the share is for one that fails so badly that the reader would only make it worse.
+/// Second requests for each first one and for each second, saved up to a limit. A store that is slow as a whole has a
+/// long median, and so few slow requests; the share is for one that fails so badly that the reader would only make it
+/// worse.
 const SHARE: f64 = 0.1;
 /// Without these, requests that nobody answers would use up the share and keep all others from renewing it.
 const A_SECOND: f64 = 2.0;
