@@ -14,8 +14,8 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use strand_data::{
-    Dataset, Dtype, FrameRule, Loader, LoaderOptions, MANIFEST, Manifest, Media, Qa, Row, Shard,
-    ShardWriter, WriterOptions, Xxh3, below, draw, read_plain,
+    Dataset, Dtype, Loader, LoaderOptions, MANIFEST, Manifest, Media, Qa, Row, Shard, ShardWriter,
+    WriterOptions, Xxh3, below, draw, read_plain,
 };
 use strand_store::{Location, xxh3};
 use strand_tests::encoder::patch;
@@ -116,29 +116,10 @@ impl Folder {
             Ok::<_, strand_data::DataError>(set)
         })?;
         let sets = vec![(set.clone(), None)];
-        let mut batches = Loader::open(self.runtime.handle().clone(), sets, options(), None)?;
+        let options = LoaderOptions { seed: 1, prefetch_bytes: 1 << 20, ..LoaderOptions::epoch(4) };
+        let mut batches = Loader::open(self.runtime.handle().clone(), sets, options, None)?;
         while batches.next()?.is_some() {}
         self.runtime.block_on(set.verify_shard(0)).map(drop)
-    }
-}
-
-/// An epoch in batches of four.
-fn options() -> LoaderOptions {
-    LoaderOptions {
-        seed: 1,
-        dp_rank: 0,
-        dp_size: 1,
-        global_batch: 4,
-        frames: None,
-        sampling: FrameRule::Middle,
-        prefetch_bytes: 1 << 20,
-        epochs: Some(1),
-        drop_last: false,
-        steps: None,
-        one_set: false,
-        by_length: false,
-        skip_damaged: false,
-        cache: None,
     }
 }
 

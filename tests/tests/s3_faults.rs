@@ -64,19 +64,9 @@ async fn write(folder: &Path) -> Result<()> {
 fn options() -> LoaderOptions {
     LoaderOptions {
         seed: 5,
-        dp_rank: 0,
-        dp_size: 1,
-        global_batch: 8,
-        frames: None,
         sampling: FrameRule::Rand,
         prefetch_bytes: 8 << 20,
-        epochs: Some(1),
-        drop_last: false,
-        steps: None,
-        one_set: false,
-        by_length: false,
-        skip_damaged: false,
-        cache: None,
+        ..LoaderOptions::epoch(8)
     }
 }
 

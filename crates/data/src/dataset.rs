@@ -143,6 +143,13 @@ impl Dataset {
             return Ok(checked);
         }
         let rows = self.read_group_with(fetcher, shard, group, Checksums::Group).await?;
+        if is_local {
+            // Sound after all: another writer's pages, or damage that was gone the second time.
+            tracing::debug!(
+                "{}, shard {shard}, row group {group}: kept in memory",
+                self.location()
+            );
+        }
         Ok(RowGroup { rows, stored: None })
     }
 
@@ -159,11 +166,12 @@ impl Dataset {
         let (description, expected) = self.group(shard, group)?;
         let (path, expected) = (description.path.clone(), expected.clone());
         let place = Place::group(self.location().url_of(&path), group);
+        let shard_bytes = description.bytes;
         let Ok(footer) = self.footer_with(fetcher, shard, description).await else {
             return Ok(None);
         };
         let (task, bytes, shape) = (place.clone(), expected.bytes, self.manifest().row_shape());
-        let file = LocalShard { location: self.location().clone(), path };
+        let file = LocalShard { location: self.location().clone(), path, bytes: shard_bytes };
         let _slot = self.location().slot().await;
         let check = move || Ok(stored::check(&task, footer, &expected, shape, file));
         let Some((rows, features)) = guarded(&place, check).await? else { return Ok(None) };
@@ -209,13 +217,8 @@ impl Dataset {
         range: std::ops::Range<u64>,
     ) -> Result<Bytes, DataError> {
         let place = || Place::shard(self.inner.location.url_of(&shard.path));
-        self.inner.location.get_range(&shard.path, range).await.map_err(|error| match error {
-            StoreError::NotFound { .. } => DataError::MissingShard { place: place() },
-            StoreError::Truncated { bytes, .. } => {
-                DataError::Truncated { place: place(), bytes, expected: shard.bytes }
-            }
-            error => error.into(),
-        })
+        let read = self.inner.location.get_range(&shard.path, range).await;
+        read.map_err(|error| DataError::of_shard(place(), shard.bytes, error))
     }
 
     pub(crate) async fn footer(

@@ -133,6 +133,15 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// What storage says of a shard that should have `expected` bytes.
+    pub(crate) fn of_shard(place: Place, expected: u64, error: StoreError) -> DataError {
+        match error {
+            StoreError::NotFound { .. } => DataError::MissingShard { place },
+            StoreError::Truncated { bytes, .. } => DataError::Truncated { place, bytes, expected },
+            error => error.into(),
+        }
+    }
+
     /// Whether bytes of the data set are damaged, so that their rows may be skipped.
     pub fn is_damage(&self) -> bool {
         self.damage().is_some()

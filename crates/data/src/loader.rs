@@ -60,6 +60,28 @@ pub struct LoaderOptions {
     pub cache: Option<Cache>,
 }
 
+impl LoaderOptions {
+    /// One epoch of all frames by one rank, a batch after the other, the middle frames where some are chosen.
+    pub fn epoch(global_batch: usize) -> LoaderOptions {
+        LoaderOptions {
+            seed: 0,
+            dp_rank: 0,
+            dp_size: 1,
+            global_batch,
+            frames: None,
+            sampling: FrameRule::Middle,
+            prefetch_bytes: 64 << 20,
+            epochs: Some(1),
+            drop_last: false,
+            steps: None,
+            one_set: false,
+            by_length: false,
+            skip_damaged: false,
+            cache: None,
+        }
+    }
+}
+
 /// Where each step begins and ends: a function of the options, the same on every rank.
 #[derive(Clone, Debug)]
 struct Plan {

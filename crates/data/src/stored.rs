@@ -31,6 +31,8 @@ const LENGTH_BYTES: u64 = 4;
 pub(crate) struct LocalShard {
     pub location: Location,
     pub path: String,
+    /// Its size, as the manifest gives it.
+    pub bytes: u64,
 }
 
 impl LocalShard {
@@ -57,7 +59,8 @@ impl StoredFeatures {
     /// Reads the features of a row into memory of their size.
     ///
     /// # Errors
-    /// [`DataError::Checksum`] names the row where they are no longer what was checked; what storage does.
+    /// [`DataError::Checksum`] where they are no longer what was checked, [`DataError::Truncated`] and
+    /// [`DataError::MissingShard`]: all name the row. What else storage does.
     pub fn read(&self, row: usize, to: &mut [u8]) -> Result<(), DataError> {
         let damaged =
             || DataError::Checksum { place: self.place.row(row), what: "the features".to_owned() };
@@ -65,9 +68,10 @@ impl StoredFeatures {
         if to.len() as u64 != value.range.end - value.range.start {
             return Err(damaged());
         }
-        let (file, mut hasher) = (self.shard.open()?, Xxh3Hasher::default());
+        let failed = |error| DataError::of_shard(self.place.row(row), self.shard.bytes, error);
+        let (file, mut hasher) = (self.shard.open().map_err(failed)?, Xxh3Hasher::default());
         for (piece, start) in to.chunks_mut(PIECE).zip(value.range.clone().step_by(PIECE)) {
-            file.read_exact_at(piece, start)?;
+            file.read_exact_at(piece, start).map_err(failed)?;
             hasher.update(piece);
         }
         if hasher.digest() == value.xxh3 { Ok(()) } else { Err(damaged()) }
@@ -242,8 +246,8 @@ mod tests {
         let folder = folder().await;
         let stored = group(&folder.open().await, 2).await;
         folder.edit(SHARD, |file| file.truncate(100));
-        let error = batch(stored, None).expect_err("cut");
-        assert!(matches!(error, DataError::Store(StoreError::Truncated { .. })), "{error:?}");
+        let error = batch(stored, None).expect_err("cut").to_string();
+        assert!(error.contains("row group 2, row 0: the shard is truncated"), "{error}");
     }
 
     #[tokio::test]

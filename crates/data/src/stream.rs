@@ -16,17 +16,11 @@ fn reading(rank: usize, size: usize) -> LoaderOptions {
         seed: 9,
         dp_rank: rank,
         dp_size: size,
-        global_batch: 6,
         frames: Some(3),
         sampling: FrameRule::Rand,
         prefetch_bytes: 4_000,
         epochs: Some(2),
-        drop_last: false,
-        steps: None,
-        one_set: false,
-        by_length: false,
-        skip_damaged: false,
-        cache: None,
+        ..LoaderOptions::epoch(6)
     }
 }
 

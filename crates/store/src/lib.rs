@@ -4,6 +4,10 @@
 //! methods are relative to it, with `/` between names. Every write is atomic: readers see the old object, the new
 //! one or none, never a part of one.
 
+use std::hash::Hasher;
+
+use twox_hash::XxHash3_64;
+
 mod buffers;
 #[cfg(test)]
 mod conformance;
@@ -19,14 +23,11 @@ mod traffic;
 mod write;
 
 pub use buffers::{ALIGNMENT, Block, Buffer, Memory, Ordinary, Pool};
-use std::hash::Hasher;
-
 pub use error::StoreError;
 pub use local::LocalFile;
 pub use location::Location;
 pub use read::Entry;
 pub use traffic::Traffic;
-use twox_hash::XxHash3_64;
 
 /// XXH3-64 of some bytes (seed 0), the checksum that shards and checkpoints carry.
 pub fn xxh3(bytes: &[u8]) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use strand_comm::Mesh;
-use strand_data::{Dataset, FrameRule, Loader, LoaderOptions, Prompter, Qa, cut};
+use strand_data::{Dataset, Loader, LoaderOptions, Prompter, Qa, cut};
 use strand_model::{Pass, Sample, VideoLm};
 use strand_recipe::Video;
 use strand_telemetry::Score;
@@ -86,20 +86,11 @@ impl Examiner<'_> {
     /// One pass over the set, with the frames of the stage.
     fn loader(&self, set: &Dataset, handle: &Handle) -> Result<Loader, TrainError> {
         let options = LoaderOptions {
-            seed: 0,
             dp_rank: self.mesh.dp.rank(),
             dp_size: self.mesh.dp.size(),
-            global_batch: self.sequences.max(self.mesh.dp.size()),
             frames: self.video.frames,
-            sampling: FrameRule::Middle,
             prefetch_bytes: PREFETCH,
-            epochs: Some(1),
-            drop_last: false,
-            steps: None,
-            one_set: false,
-            by_length: false,
-            skip_damaged: false,
-            cache: None,
+            ..LoaderOptions::epoch(self.sequences.max(self.mesh.dp.size()))
         };
         Ok(Loader::open(handle.clone(), vec![(set.clone(), None)], options, None)?)
     }

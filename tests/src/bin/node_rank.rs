@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Parser;
-use strand_data::{Cache, Dataset, FrameRule, Loader, LoaderOptions};
+use strand_data::{Cache, Dataset, Loader, LoaderOptions};
 use strand_store::xxh3;
 
 /// Reads one epoch of a data set.
@@ -37,17 +37,9 @@ fn main() -> anyhow::Result<()> {
         seed: 1,
         dp_rank: flags.rank,
         dp_size: flags.ranks,
-        global_batch: 8,
-        frames: None,
-        sampling: FrameRule::Middle,
         prefetch_bytes: 1 << 20,
-        epochs: Some(1),
-        drop_last: false,
-        steps: None,
-        one_set: false,
-        by_length: false,
-        skip_damaged: false,
         cache: Some(cache.clone()),
+        ..LoaderOptions::epoch(8)
     };
     let handle = runtime.handle().clone();
     let mut loader = Loader::open(handle, vec![(set, None)], options, None)?;
