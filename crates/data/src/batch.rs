@@ -49,6 +49,20 @@ pub(crate) struct Held {
     pub at: SampleRef,
 }
 
+/// Why a batch cannot be made.
+#[derive(Debug)]
+pub(crate) struct Unmade {
+    pub error: DataError,
+    /// Which of its rows cannot be read, where it is one's fault.
+    pub row: Option<usize>,
+}
+
+impl From<DataError> for Unmade {
+    fn from(error: DataError) -> Unmade {
+        Unmade { error, row: None }
+    }
+}
+
 /// Makes the samples of a batch: one copy of each chosen frame, into memory of the pool, on some threads.
 pub(crate) fn assemble(
     first: u64,
@@ -57,7 +71,7 @@ pub(crate) fn assemble(
     visit: Visit,
     pool: &Arc<Pool>,
     threads: usize,
-) -> Result<Batch, DataError> {
+) -> Result<Batch, Unmade> {
     let rows = || held.iter().map(|held| (&held.group.rows[held.row], held.at));
     let frames: Vec<_> = rows().map(|(row, at)| visit.frames(row, at.epoch)).collect();
     let sizes = rows().zip(&frames).map(|((row, _), frames)| visit.frame_bytes(row) * frames.len());
@@ -71,17 +85,18 @@ pub(crate) fn assemble(
     let mut buffer = pool.take(bytes).map_err(|source| DataError::Memory { bytes, source })?;
     let mut rest = buffer.as_mut();
     let mut copies = Vec::with_capacity(held.len());
-    for ((held, frames), place) in held.iter().zip(&frames).zip(&places) {
+    for (((index, held), frames), place) in held.iter().enumerate().zip(&frames).zip(&places) {
         let aligned = place.len().next_multiple_of(ALIGNMENT).min(rest.len());
         let (to, behind) = rest.split_at_mut(aligned);
         rest = behind;
-        copies.push((held, frames, &mut to[..place.len()]));
+        copies.push((index, held, frames, &mut to[..place.len()]));
     }
     let parts = copies.chunks_mut(held.len().div_ceil(threads).max(1));
     let copied = side_by_side(parts, |part| {
-        part.iter_mut().try_for_each(|(held, frames, to)| {
+        part.iter_mut().try_for_each(|(index, held, frames, to)| {
             let size = visit.frame_bytes(&held.group.rows[held.row]);
-            copy_features(&held.group, held.row, frames, size, to, pool)
+            let copied = copy_features(&held.group, held.row, frames, size, to, pool);
+            copied.map_err(|error| Unmade { error, row: Some(*index) })
         })
     });
     copied.into_iter().collect::<Result<(), _>>()?;
@@ -89,7 +104,7 @@ pub(crate) fn assemble(
     let samples = rows()
         .zip(places)
         .map(|((row, at), place)| visit.sample(row, at.set, at.epoch, features.slice(place)));
-    let samples = samples.collect::<Result<_, _>>()?;
+    let samples = samples.collect::<Result<_, DataError>>()?;
     let (global, skipped) = (global as usize, Vec::new());
     Ok(Batch { first, global, samples, skipped, features })
 }

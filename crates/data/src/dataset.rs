@@ -131,20 +131,22 @@ impl Dataset {
         }
     }
 
-    /// A row group for a loader: of a local file checked, but not kept; else as [`Self::read_group_with`].
+    /// A row group for a loader: of a local file all but the features, which are read from disk meanwhile if `ahead`;
+    /// else as [`Self::read_group_with`].
     pub(crate) async fn load_group(
         &self,
         fetcher: &Fetcher,
         shard: usize,
         group: usize,
+        ahead: bool,
     ) -> Result<RowGroup, DataError> {
         let is_local = self.location().local_path().is_some();
-        if is_local && let Some(checked) = self.pass_group(fetcher, shard, group).await? {
+        if is_local && let Some(checked) = self.open_group(fetcher, shard, group, ahead).await? {
             return Ok(checked);
         }
         let rows = self.read_group_with(fetcher, shard, group, Checksums::Group).await?;
         if is_local {
-            // Sound after all: another writer's pages, or damage that was gone the second time.
+            // Another writer's, without a checksum of its texts, or damage that was gone the second time.
             tracing::debug!(
                 "{}, shard {shard}, row group {group}: kept in memory",
                 self.location()
@@ -153,15 +155,17 @@ impl Dataset {
         Ok(RowGroup { rows, stored: None })
     }
 
-    /// `None` where it is not as it should be, or cannot be read: the reading of the whole tells why.
+    /// A row group of a local file without its features. `None` where it cannot be read so: the reading of the whole
+    /// tells why.
     ///
     /// # Errors
     /// [`DataError::Shard`] where the parquet library gave up on it.
-    pub(crate) async fn pass_group(
+    pub(crate) async fn open_group(
         &self,
         fetcher: &Fetcher,
         shard: usize,
         group: usize,
+        ahead: bool,
     ) -> Result<Option<RowGroup>, DataError> {
         let (description, expected) = self.group(shard, group)?;
         let (path, expected) = (description.path.clone(), expected.clone());
@@ -173,7 +177,7 @@ impl Dataset {
         let (task, bytes, shape) = (place.clone(), expected.bytes, self.manifest().row_shape());
         let file = LocalShard { location: self.location().clone(), path, bytes: shard_bytes };
         let _slot = self.location().slot().await;
-        let check = move || Ok(stored::check(&task, footer, &expected, shape, file));
+        let check = move || Ok(stored::check(&task, footer, &expected, shape, file, ahead));
         let Some((rows, features)) = guarded(&place, check).await? else { return Ok(None) };
         fetcher.fetched.count(bytes);
         Ok(Some(RowGroup { rows, stored: Some(features) }))

@@ -195,7 +195,9 @@ impl Groups {
             held.state = State::Fetching;
         }
         let (set, fetcher) = (self.sets[set].clone(), self.fetcher.clone());
-        let read = async move { set.load_group(&fetcher, shard, group).await };
+        // What the first batch needs comes before all else.
+        let whole = !self.demand.is_first();
+        let read = async move { set.load_group(&fetcher, shard, group, whole).await };
         self.fetches.spawn(async move { (key, read.await) });
     }
 

@@ -31,6 +31,7 @@ mod parallel;
 mod permute;
 mod pool;
 mod prompts;
+mod rest;
 mod row;
 mod salvage;
 mod sample;

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use strand_store::{Pool, Traffic};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::batch::{Held, RowGroup, assemble};
+use crate::batch::{Held, Unmade, assemble};
 use crate::demand::Demand;
 use crate::fetch::Fetcher;
 use crate::groups::{Fetched, Groups};
@@ -177,7 +177,8 @@ impl Loader {
         let traffic = sets.iter().map(|set| set.location().traffic()).collect();
         let demand = Arc::new(Demand::default());
         let fetcher = Fetcher { cache: options.cache.clone(), fetched: fetched.clone() };
-        let salvage = options.skip_damaged.then(|| Salvage::new(sets.clone()));
+        let salvage =
+            options.skip_damaged.then(|| Arc::new(Mutex::new(Salvage::new(sets.clone()))));
         let groups = Groups::new(sets.clone(), options.prefetch_bytes, demand.clone(), fetcher);
         let (rank, size) = (options.dp_rank, options.dp_size);
         let planned = VecDeque::new();
@@ -319,7 +320,7 @@ struct Reader {
     planned: VecDeque<PlannedBatch>,
     groups: Groups,
     /// Where damage is skipped.
-    salvage: Option<Salvage>,
+    salvage: Option<Arc<Mutex<Salvage>>>,
     /// Memory of the batches.
     pool: Arc<Pool>,
     demand: Arc<Demand>,
@@ -336,7 +337,7 @@ impl Reader {
         while let Some(batch) = self.next_batch() {
             let (done, coming) = oneshot::channel();
             let copying = match self.hold(&batch.samples).await {
-                Ok(rows) => Some(self.copy(batch, rows, done)),
+                Ok(rows) => Some(self.copy(&batch, rows, done)),
                 Err(error) => {
                     // A trainer that went away wants no error.
                     let _ = done.send(Err(error));
@@ -359,17 +360,41 @@ impl Reader {
     /// Makes a batch of rows, beside the reading of the next ones.
     fn copy(
         &self,
-        batch: PlannedBatch,
-        (held, skipped): (Vec<Held>, Vec<Skipped>),
+        batch: &PlannedBatch,
+        rows: (Vec<Held>, Vec<Skipped>),
         done: oneshot::Sender<Result<Batch, DataError>>,
     ) -> JoinHandle<()> {
-        let (visit, pool) = (self.visit, self.pool.clone());
         // Later ones are copied side by side.
         let threads = if self.demand.is_first() { cores() } else { 1 };
-        tokio::task::spawn_blocking(move || {
+        let (first, global, visit) = (batch.first, batch.global, self.visit);
+        let (pool, salvage) = (self.pool.clone(), self.salvage.clone());
+        tokio::spawn(async move {
+            let (mut held, mut skipped) = rows;
+            let made = loop {
+                let pool = pool.clone();
+                let copy = move || {
+                    let made = assemble(first, global, &held, visit, &pool, threads);
+                    (made, held)
+                };
+                let Ok((made, rows)) = tokio::task::spawn_blocking(copy).await else { return };
+                held = rows;
+                match (made, &salvage) {
+                    (Ok(made), _) => break Ok(Batch { skipped, ..made }),
+                    (Err(Unmade { error, row: Some(row) }), Some(salvage)) => {
+                        match salvage.lock().await.held(held[row].at, error).await {
+                            Ok(Ok(intact)) => held[row] = intact,
+                            Ok(Err(damaged)) => {
+                                held.remove(row);
+                                skipped.push(damaged);
+                            }
+                            Err(error) => break Err(error),
+                        }
+                    }
+                    (Err(Unmade { error, .. }), _) => break Err(error),
+                }
+            };
             // A trainer that went away wants no batch.
-            let made = assemble(batch.first, batch.global, &held, visit, &pool, threads);
-            let _ = done.send(made.map(|made| Batch { skipped, ..made }));
+            let _ = done.send(made);
         })
     }
 
@@ -402,14 +427,11 @@ impl Reader {
     ) -> Result<(Vec<Held>, Vec<Skipped>), DataError> {
         let (mut held, mut skipped) = (Vec::with_capacity(samples.len()), Vec::new());
         for &at in samples {
-            match (self.groups.row(at).await, &mut self.salvage) {
+            match (self.groups.row(at).await, &self.salvage) {
                 (Ok((group, row)), _) => held.push(Held { group, row, at }),
                 (Err(error), None) => return Err(error),
-                (Err(error), Some(salvage)) => match salvage.row(at, error).await? {
-                    Ok(row) => {
-                        let group = Arc::new(RowGroup { rows: vec![row], stored: None });
-                        held.push(Held { group, row: 0, at });
-                    }
+                (Err(error), Some(salvage)) => match salvage.lock().await.held(at, error).await? {
+                    Ok(intact) => held.push(intact),
                     Err(damaged) => skipped.push(damaged),
                 },
             }

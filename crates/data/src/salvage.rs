@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::{Held, RowGroup};
 use crate::decode::decode_rows;
 use crate::error::Place;
 use crate::{DataError, Dataset, Row, SampleRef};
@@ -46,11 +47,23 @@ impl Salvage {
         Salvage { sets, groups: HashMap::new() }
     }
 
-    /// The row, or why it is left out. `error` is what reading its row group ended with.
+    /// The row, or why it is left out. `error` is what reading it or its row group ended with.
     ///
     /// # Errors
     /// `error`, where it is not damage of the data; else storage's.
-    pub async fn row(
+    pub async fn held(
+        &mut self,
+        at: SampleRef,
+        error: DataError,
+    ) -> Result<Result<Held, Skipped>, DataError> {
+        let row = self.row(at, error).await?;
+        Ok(row.map(|row| {
+            let group = Arc::new(RowGroup { rows: vec![row], stored: None });
+            Held { group, row: 0, at }
+        }))
+    }
+
+    async fn row(
         &mut self,
         at: SampleRef,
         error: DataError,

@@ -1,9 +1,8 @@
-//! Row groups of local files: checked in passing, and read row by row where they lie.
+//! Row groups of local files, read row by row where they lie.
 //!
-//! Memory that a process touches for the first time costs more than to read a file into it. So a row group of a local
-//! file is not kept: it passes once through a small buffer, which is enough to hold it against its checksum and to keep
-//! its texts. The features of a row are read when they are copied into a batch, from what the system still has of the
-//! file, and held against the row's own checksum.
+//! Memory that a process touches for the first time costs more than to read a file into it. So the features of a row
+//! are read when they are copied into a batch, straight into it, and held against the row's own checksum. Of a row
+//! group only its texts are kept, which have a checksum of their own.
 
 use std::ops::Range;
 
@@ -15,16 +14,17 @@ use strand_store::{LocalFile, Location, StoreError, Xxh3Hasher};
 use crate::error::Place;
 use crate::footer::{check_chunk, column_range};
 use crate::manifest::Group;
-use crate::pages::{HEADER_BYTES, head, plain_values};
+use crate::pages::plain_values;
+use crate::rest::{self, Rest};
 use crate::row::RowShape;
 use crate::schema::{CHECKSUMS, FEATURES};
-use crate::texts::{FileParts, decode};
+use crate::texts::decode;
 use crate::{DataError, Row};
 
 /// Bytes that are hashed while a core's cache still holds them.
 const PIECE: usize = 128 << 10;
-/// Bytes in front of each value of a plain column.
-const LENGTH_BYTES: u64 = 4;
+/// Times that features are read until they have their checksum: what a mounted server spoilt on the way may come right.
+const TRIES: usize = 2;
 
 /// A local shard, as its data set names it.
 #[derive(Clone, Debug)]
@@ -69,38 +69,60 @@ impl StoredFeatures {
             return Err(damaged());
         }
         let failed = |error| DataError::of_shard(self.place.row(row), self.shard.bytes, error);
-        let (file, mut hasher) = (self.shard.open().map_err(failed)?, Xxh3Hasher::default());
+        for _ in 0..TRIES {
+            if self.read_value(value, to).map_err(failed)? {
+                return Ok(());
+            }
+        }
+        Err(damaged())
+    }
+
+    /// Whether what was read is what the checksum says.
+    fn read_value(&self, value: &StoredValue, to: &mut [u8]) -> Result<bool, StoreError> {
+        let (file, mut hasher) = (self.shard.open()?, Xxh3Hasher::default());
         for (piece, start) in to.chunks_mut(PIECE).zip(value.range.clone().step_by(PIECE)) {
-            file.read_exact_at(piece, start).map_err(failed)?;
+            file.read_exact_at(piece, start)?;
             hasher.update(piece);
         }
-        if hasher.digest() == value.xxh3 { Ok(()) } else { Err(damaged()) }
+        file.count(to.len() as u64);
+        Ok(hasher.digest() == value.xxh3)
     }
 }
 
-/// Checks a row group. The rows come without features. `None` where anything is not as it should be: what it is shows
-/// when the row group is read whole.
+/// Checks all of a row group but its features, which are checked as they are read. The rows come without them. `None`
+/// where the shard says too little for that or anything is not as it should be: what it is shows when the row group is
+/// read whole.
 pub(crate) fn check(
     place: &Place,
     footer: ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     shard: LocalShard,
+    ahead: bool,
 ) -> Option<(Vec<Row>, StoredFeatures)> {
+    let index = place.group?;
+    let expected = rest::expected(footer.metadata(), index)?;
+    let found = footer.metadata().row_groups().get(index)?.clone();
     let file = shard.open().ok()?;
-    let found = footer.metadata().row_groups().get(place.group?)?.clone();
-    let features = column_range(found.column(FEATURES))?;
-    let parts = scan(&file, group, &features)?;
+    if ahead {
+        file.will_read(group.range());
+    }
+    let read = |to: &mut [u8], at: u64| file.read_exact_at(to, at).ok();
+    let rest = Rest::read(read, group.range(), column_range(found.column(FEATURES))?)?;
+    if rest.xxh3 != expected {
+        return None;
+    }
+    let features: u64 = rest.values.iter().map(|value| value.end - value.start).sum();
+    file.count(group.bytes.checked_sub(features)?);
     let checksums = found.column(CHECKSUMS);
     let range = column_range(checksums)?;
-    let chunk = parts.get_bytes(range.start, (range.end - range.start) as usize).ok()?;
+    let chunk = rest.parts.get_bytes(range.start, (range.end - range.start) as usize).ok()?;
     check_chunk(checksums, &chunk, false).ok()?;
     let checksums = plain_values(&chunk, Some(size_of::<u64>()))?;
-    let ranges = values(&file, features)?;
-    let texts = decode(place, footer, group, parts).ok()?;
-    let is_whole = [texts.len(), checksums.len(), ranges.len()] == [group.rows as usize; 3];
+    let texts = decode(place, footer, group, rest.parts).ok()?;
+    let is_whole = [texts.len(), checksums.len(), rest.values.len()] == [group.rows as usize; 3];
     let mut rows = Vec::with_capacity(texts.len());
-    for (text, range) in texts.into_iter().zip(&ranges) {
+    for (text, range) in texts.into_iter().zip(&rest.values) {
         let row = text.with_features(Bytes::new());
         if shape.refuse_sized(&row, (range.end - range.start) as usize).is_some() {
             return None;
@@ -110,60 +132,8 @@ pub(crate) fn check(
     let value = |(range, xxh3): (Range<u64>, &[u8])| {
         Some(StoredValue { range, xxh3: u64::from_le_bytes(xxh3.try_into().ok()?) })
     };
-    let values = ranges.into_iter().zip(checksums).map(value).collect::<Option<_>>()?;
+    let values = rest.values.into_iter().zip(checksums).map(value).collect::<Option<_>>()?;
     is_whole.then_some((rows, StoredFeatures { shard, place: place.clone(), rows: values }))
-}
-
-/// What a row group holds beside its features; `None` where its checksum does not agree.
-fn scan(file: &LocalFile, group: &Group, features: &Range<u64>) -> Option<FileParts> {
-    let whole = group.range();
-    let kept = [whole.start..features.start, features.end..whole.end];
-    let mut parts = [const { Vec::new() }; 2];
-    let mut hasher = Xxh3Hasher::default();
-    let keep = |offset: u64, piece: &[u8]| {
-        hasher.update(piece);
-        for (range, part) in kept.iter().zip(&mut parts) {
-            let place = |at: u64| at.clamp(offset, offset + piece.len() as u64) - offset;
-            let inside = place(range.start) as usize..place(range.end) as usize;
-            part.extend_from_slice(&piece[inside]);
-        }
-    };
-    file.scan(whole.clone(), keep).ok()?;
-    let starts = kept.map(|range| range.start);
-    let parts = starts.into_iter().zip(parts.map(Bytes::from)).collect();
-    (hasher.digest() == group.xxh3.0).then_some(FileParts { parts, end: whole.end })
-}
-
-/// Where in the file the values of a plain column are. What is read here is not held against a checksum: where it is
-/// wrong, so are the values, and those are.
-fn values(file: &LocalFile, chunk: Range<u64>) -> Option<Vec<Range<u64>>> {
-    let mut values = Vec::new();
-    let mut start = chunk.start;
-    while start < chunk.end {
-        let mut bytes = [0; HEADER_BYTES];
-        let bytes = &mut bytes[..(chunk.end - start).min(HEADER_BYTES as u64) as usize];
-        file.read_exact_at(bytes, start).ok()?;
-        let (page, header_bytes) = head(bytes)?;
-        let body = start + header_bytes as u64;
-        let end = body.checked_add(page.compressed)?;
-        if page.dictionary || !page.plain || page.compressed != page.uncompressed {
-            return None;
-        }
-        let mut at = body;
-        for _ in 0..page.values {
-            let mut length = [0; LENGTH_BYTES as usize];
-            file.read_exact_at(&mut length, at).ok()?;
-            let value =
-                at + LENGTH_BYTES..at + LENGTH_BYTES + u64::from(u32::from_le_bytes(length));
-            if value.end > end {
-                return None;
-            }
-            at = value.end;
-            values.push(value);
-        }
-        start = end;
-    }
-    (start == chunk.end).then_some(values)
 }
 
 #[cfg(test)]
@@ -173,7 +143,7 @@ mod tests {
     use strand_store::Pool;
 
     use super::*;
-    use crate::batch::{Held, RowGroup, assemble};
+    use crate::batch::{Held, RowGroup, Unmade, assemble};
     use crate::fetch::Fetcher;
     use crate::sample::Visit;
     use crate::testing::{DIM, Folder, options, row};
@@ -186,11 +156,11 @@ mod tests {
     }
 
     async fn group(set: &Dataset, group: usize) -> RowGroup {
-        set.load_group(&Fetcher::default(), 0, group).await.expect("rows")
+        set.load_group(&Fetcher::default(), 0, group, true).await.expect("rows")
     }
 
     /// A batch of all rows of a group.
-    fn batch(group: RowGroup, frames: Option<usize>) -> Result<Batch, DataError> {
+    fn batch(group: RowGroup, frames: Option<usize>) -> Result<Batch, Unmade> {
         let group = Arc::new(group);
         let at = |row| SampleRef { set: 0, epoch: 0, shard: 0, group: 0, row };
         let rows = 0..group.rows.len();
@@ -232,7 +202,7 @@ mod tests {
             };
             let intact = std::fs::read(folder.guard.path().join(SHARD)).expect("read");
             folder.edit(SHARD, flip);
-            let error = batch(stored, frames).expect_err("changed").to_string();
+            let error = batch(stored, frames).expect_err("changed").error.to_string();
             assert!(
                 error.contains("row group 1, row 3: checksum mismatch in the features"),
                 "{error}"
@@ -246,21 +216,28 @@ mod tests {
         let folder = folder().await;
         let stored = group(&folder.open().await, 2).await;
         folder.edit(SHARD, |file| file.truncate(100));
-        let error = batch(stored, None).expect_err("cut").to_string();
+        let error = batch(stored, None).expect_err("cut").error.to_string();
         assert!(error.contains("row group 2, row 0: the shard is truncated"), "{error}");
     }
 
     #[tokio::test]
-    async fn every_flipped_bit_is_seen_in_passing() {
+    async fn every_flipped_bit_is_found() {
         let folder = folder().await;
         let set = folder.open().await;
         let whole = &folder.manifest.shards[0].groups[0];
+        let mut in_features = 0;
         for at in whole.range().step_by(7) {
             let flip = |file: &mut Vec<u8>| file[at as usize] ^= 0x10;
             folder.edit(SHARD, flip);
-            let passed = set.pass_group(&Fetcher::default(), 0, 0).await.expect("no panic");
-            assert!(passed.is_none(), "byte {at}");
+            let opened = set.open_group(&Fetcher::default(), 0, 0, false).await.expect("no panic");
+            if let Some(opened) = opened {
+                let unmade = batch(opened, None).expect_err("a flipped bit");
+                let DataError::Checksum { place, .. } = unmade.error else { panic!("{unmade:?}") };
+                assert_eq!(place.row, unmade.row, "byte {at}");
+                in_features += 1;
+            }
             folder.edit(SHARD, flip);
         }
+        assert!(in_features > 0);
     }
 }

@@ -157,10 +157,8 @@ fn an_error_takes_the_place_of_its_own_batch() {
         let at = file.windows(features.len()).position(|window| window == features).expect("there");
         file[at] ^= 1;
     });
-    // Rows of the damaged row group: none of them is given, and nothing in their place.
-    let spoiled = |batch: &Batch| {
-        batch.samples.iter().any(|sample| ["clip-15", "clip-16", "clip-17"].contains(&&*sample.id))
-    };
+    // Nothing is given in the place of the damaged row.
+    let spoiled = |batch: &Batch| batch.samples.iter().any(|sample| &*sample.id == "clip-17");
     let good = whole.iter().position(spoiled).expect("there");
     let mut loader = world.loader(reading(0, 1), None);
     for batch in &whole[..good] {

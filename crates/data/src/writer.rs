@@ -8,16 +8,18 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use strand_store::{Location, StoreError, xxh3};
 use twox_hash::XxHash3_128;
 
 use crate::error::Place;
-use crate::footer::{footer_length, group_range, parse};
+use crate::footer::{column_range, footer_length, group_range, parse};
 use crate::manifest::{Group, MANIFEST, MAX_GROUP_ROWS, Manifest, Shard, TAIL_BYTES, Xxh3};
+use crate::rest;
 use crate::row::RowShape;
-use crate::schema::{encode, schema};
+use crate::schema::{FEATURES, encode, schema};
 use crate::{DataError, Dtype, Encoder, Row};
 
 /// Default size from which on a row group is full.
@@ -236,8 +238,8 @@ impl ShardWriter {
             return Ok(());
         };
         let path = self.next_path();
-        let file = open.writer.into_inner().map_err(|error| self.unwritable(error))?;
-        let described = describe(&path, &file, &open.groups);
+        let (file, groups) = open.finish().map_err(|error| self.unwritable(error))?;
+        let described = describe(&path, &file, &groups);
         let shard = described
             .ok_or_else(|| self.unwritable(ParquetError::General("unreadable".to_owned())))?;
         self.location.put(&path, file.into()).await?;
@@ -277,6 +279,24 @@ impl OpenShard {
         });
         Ok(())
     }
+
+    /// The file and what its row groups hold. Its footer tells the checksum of what is not features.
+    fn finish(mut self) -> Result<(Vec<u8>, Vec<GroupContent>), ParquetError> {
+        self.writer.sync()?;
+        let groups = self.writer.flushed_row_groups().iter();
+        let rests = groups.map(|group| rest_xxh3(self.writer.inner(), group));
+        let rests: Option<Vec<u64>> = rests.collect();
+        let rests = rests.ok_or_else(|| ParquetError::General("unreadable".to_owned()))?;
+        self.writer.append_key_value_metadata(rest::entry(&rests));
+        Ok((self.writer.into_inner()?, self.groups))
+    }
+}
+
+fn rest_xxh3(file: &[u8], group: &RowGroupMetaData) -> Option<u64> {
+    let range = group_range(group)?;
+    let bytes = file.get(range.start as usize..range.end as usize)?;
+    let rest = rest::rest_of(bytes, range.start, column_range(group.column(FEATURES))?)?;
+    Some(rest.xxh3)
 }
 
 /// Least and greatest value; zeros where there is none.

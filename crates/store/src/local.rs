@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use rustix::fs::{Advice, fadvise};
 use tokio::sync::SemaphorePermit;
 
 use crate::ranges::Ranges;
 use crate::{Location, StoreError};
-
-/// Bytes that are looked at in one piece: they stay in a core's cache.
-const PIECE: u64 = 256 << 10;
 
 /// A file of a local folder, open for reading. Its methods wait for the disk: not to be called from a task.
 pub struct LocalFile {
@@ -58,24 +57,17 @@ impl LocalFile {
         }
     }
 
-    /// Calls `visit` with one piece of a range after the other and its offset. All pieces pass through one buffer.
-    ///
-    /// # Errors
-    /// As [`Self::read_exact_at`].
-    pub fn scan(
-        &self,
-        range: Range<u64>,
-        mut visit: impl FnMut(u64, &[u8]),
-    ) -> Result<(), StoreError> {
-        let failed = |error: io::Error| StoreError::io_like(self.url.clone(), "read", error.into());
-        let mut buffer = self.ranges.pool().take(PIECE as usize).map_err(failed)?;
-        for start in range.clone().step_by(PIECE as usize) {
-            let piece = &mut buffer.as_mut()[..(range.end - start).min(PIECE) as usize];
-            self.read_exact_at(piece, start)?;
-            visit(start, piece);
+    /// Tells the system that a range will be read soon, so that a disk reads it meanwhile. A system that does not take
+    /// advice reads it when it is asked for.
+    pub fn will_read(&self, range: Range<u64>) {
+        if let Some(length) = NonZeroU64::new(range.end - range.start) {
+            let _ = fadvise(&self.file, range.start, Some(length), Advice::WillNeed);
         }
-        self.ranges.count(range.end - range.start);
-        Ok(())
+    }
+
+    /// Counts what was read of it as one request.
+    pub fn count(&self, bytes: u64) {
+        self.ranges.count(bytes);
     }
 }
 
@@ -90,28 +82,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_scan_sees_every_byte_of_its_range_once() {
+    async fn a_read_gives_its_range_or_says_where_the_file_ends() {
         let folder = tempfile::tempdir().expect("a folder");
         let location = Location::open(folder.path().to_str().expect("UTF-8")).expect("opens");
-        let bytes: Vec<u8> = (0..2 * PIECE + 77).map(|at| (at % 251) as u8).collect();
-        location.put("a/b %", bytes.clone().into()).await.expect("written");
+        location.put("a/b %", (0..100).collect::<Vec<u8>>().into()).await.expect("written");
         let file = location.open_file("a/b %").expect("opens");
-        for range in [0..bytes.len(), 3..3, 5..6, 9..PIECE as usize + 9, 70..bytes.len() - 1] {
-            let mut seen = Vec::new();
-            let wanted = range.start as u64..range.end as u64;
-            file.scan(wanted, |offset, piece| {
-                assert_eq!(offset, (range.start + seen.len()) as u64);
-                seen.extend_from_slice(piece);
-            })
-            .expect("read");
-            assert_eq!(seen, bytes[range]);
-        }
-        let beyond = file.scan(0..bytes.len() as u64 + 1, |_, _| ()).expect_err("too short");
-        let size = bytes.len() as u64;
-        assert!(
-            matches!(beyond, StoreError::Truncated { bytes, .. } if bytes == size),
-            "{beyond:?}"
-        );
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, 96).expect("read");
+        assert_eq!(bytes, [96, 97, 98, 99]);
+        file.count(4);
+        let traffic = location.traffic();
+        assert_eq!((traffic.requests, traffic.bytes), (1, 4));
+        let beyond = file.read_exact_at(&mut bytes, 97).expect_err("too short");
+        assert!(matches!(beyond, StoreError::Truncated { bytes: 100, .. }), "{beyond:?}");
         assert!(location.open_file("a/none").expect_err("missing").is_not_found());
     }
 }

@@ -134,11 +134,6 @@ impl Ranges {
     pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
         self.slots.acquire().await.ok()
     }
-
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
-    }
-
     /// Counts a read that was made beside [`Self::read`].
     pub fn count(&self, bytes: u64) {
         count(&self.counters.requests, 1);
