@@ -100,7 +100,7 @@ impl PlainFile {
             )?),
         };
         let checksums = Checksums::GroupAndRows;
-        let rows = decode_group(&place, self.footer.clone(), group, shape, bytes, checksums)?;
+        let rows = decode_group(&place, &self.footer, group, shape, bytes, checksums)?;
         for row in &rows {
             row.check(shape, known.dtype)?;
             if !known.ids.insert(XxHash3_128::oneshot(row.id.as_bytes())) {
@@ -142,7 +142,7 @@ fn shape_of(
     let features = chunk(found.column(FEATURES), group, bytes)
         .and_then(|chunk| Some(plain_values(chunk, None)?.first()?.len()))
         .ok_or_else(|| bad("the features are not stored plain, one after the other"))?;
-    let rows = texts::decode_whole(place, footer.clone(), group, bytes.clone())?;
+    let rows = texts::decode_whole(place, footer, group, bytes.clone())?;
     let first = rows.first().ok_or_else(|| bad("it has no row"))?;
     let values = first.frames.checked_mul(first.tokens).and_then(|n| n.checked_mul(Dtype::BYTES));
     match values {

@@ -197,7 +197,7 @@ impl Dataset {
         let (bytes, footer) = tokio::try_join!(bytes, footer)?;
         let (task, expected, shape) =
             (place.clone(), expected.clone(), self.manifest().row_shape());
-        let decode = move || decode_group(&task, footer, &expected, shape, bytes, checksums);
+        let decode = move || decode_group(&task, &footer, &expected, shape, bytes, checksums);
         guarded(&place, decode).await
     }
 

@@ -5,14 +5,13 @@ use arrow_array::types::{Float32Type, Int32Type, UInt64Type};
 use arrow_array::{
     BinaryViewArray, ListArray, PrimitiveArray, RecordBatch, StringArray, StructArray,
 };
-use bytes::buf::Reader;
-use bytes::{Buf, Bytes};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
-use parquet::errors::{ParquetError, Result as ParquetResult};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::reader::{ChunkReader, Length};
 use strand_store::xxh3;
 
+use crate::chunks::{FileParts, record_batches};
 use crate::dataset::guarded;
 use crate::error::Place;
 use crate::footer::{check_pages, chunk};
@@ -22,41 +21,6 @@ use crate::rest;
 use crate::row::RowShape;
 use crate::schema::{CHECKSUMS, FEATURES};
 use crate::{DataError, Dataset, Media, Qa, Row};
-
-/// The bytes of one row group, at their place in a file that is otherwise not there.
-struct FilePart {
-    offset: u64,
-    bytes: Bytes,
-}
-
-impl FilePart {
-    fn slice(&self, start: u64, length: Option<usize>) -> ParquetResult<Bytes> {
-        let start = start.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
-        let slice = start.and_then(|start| {
-            let end = length.map_or(Some(self.bytes.len()), |length| start.checked_add(length))?;
-            (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
-        });
-        slice.ok_or_else(|| ParquetError::EOF("bytes outside of the row group".to_owned()))
-    }
-}
-
-impl Length for FilePart {
-    fn len(&self) -> u64 {
-        self.offset + self.bytes.len() as u64
-    }
-}
-
-impl ChunkReader for FilePart {
-    type T = Reader<Bytes>;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(self.slice(start, None)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.slice(start, Some(length))
-    }
-}
 
 /// Which checksums a row group is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +35,7 @@ pub(crate) enum Checksums {
 /// Decodes a row group whose bytes are as they were written. Features point into `bytes`.
 pub(crate) fn decode_group(
     place: &Place,
-    footer: ArrowReaderMetadata,
+    footer: &ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
@@ -132,8 +96,7 @@ pub(crate) async fn decode_rows(
         check_pages(found, &group, &bytes).map_err(bad)?;
         let is_intact = xxh3(&bytes) == group.xxh3.0;
         let rest = rest::is_intact(footer.metadata(), index, &bytes, group.offset);
-        let rows =
-            row_results(&task, footer.clone(), &group, shape, bytes, Checksums::GroupAndRows)?;
+        let rows = row_results(&task, &footer, &group, shape, bytes, Checksums::GroupAndRows)?;
         // Damage that lies in no row's features lies in the small columns, for which nothing vouches row by row.
         let in_features = rest.unwrap_or_else(|| rows.iter().any(|(_, row)| row.is_err()));
         if !is_intact && !in_features {
@@ -149,7 +112,7 @@ pub(crate) async fn decode_rows(
 
 fn read_rows(
     place: &Place,
-    footer: ArrowReaderMetadata,
+    footer: &ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
@@ -161,7 +124,7 @@ fn read_rows(
 
 fn row_results(
     place: &Place,
-    footer: ArrowReaderMetadata,
+    footer: &ArrowReaderMetadata,
     group: &Group,
     shape: RowShape,
     bytes: Bytes,
@@ -169,12 +132,10 @@ fn row_results(
 ) -> Result<Vec<RowResult>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
-    let part = FilePart { offset: group.offset, bytes: bytes.clone() };
-    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(part, footer)
-        .with_row_groups(vec![index])
-        .with_batch_size(group.rows as usize)
-        .build()
-        .map_err(|error| bad(error.to_string()))?;
+    let parts = FileParts(vec![(group.offset, bytes.clone())]);
+    let rows = group.rows as usize;
+    let batches = record_batches(footer, index, &parts, ProjectionMask::all(), rows);
+    let batches = batches.map_err(|error| bad(error.to_string()))?;
     let mut rows = Vec::with_capacity(group.rows as usize);
     for batch in batches {
         let batch = batch.map_err(|error| bad(error.to_string()))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::{
     ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
 };
@@ -162,7 +162,9 @@ pub(crate) fn check_chunk(
     if stored && pages.iter().any(|page| page.head.compressed != page.head.uncompressed) {
         return Err("a page has another size than it says".to_owned());
     }
-    if features && pages.iter().any(|page| page.head.dictionary || !page.head.plain) {
+    if features
+        && pages.iter().any(|page| page.head.dictionary || page.head.encoding != Encoding::PLAIN)
+    {
         return Err("the features are not stored plain".to_owned());
     }
     Ok(())

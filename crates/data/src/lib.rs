@@ -9,6 +9,7 @@
 mod adopt;
 mod batch;
 mod cache;
+mod chunks;
 #[cfg(test)]
 mod damage;
 mod dataset;

@@ -6,11 +6,11 @@
 
 use std::ops::Range;
 
+use parquet::basic::Encoding;
+
 /// Deepest nesting of a page header that is skipped over.
 const MAX_DEPTH: usize = 8;
-/// Encodings of values in shards: PLAIN, PLAIN_DICTIONARY, RLE and RLE_DICTIONARY.
-const ENCODINGS: [i64; 4] = [PLAIN, 2, RLE, 8];
-const PLAIN: i64 = 0;
+/// The number of the encoding RLE, which levels have.
 const RLE: i64 = 3;
 
 /// Bytes that hold the header of any page of a shard, where they hold no statistics.
@@ -21,8 +21,8 @@ pub(crate) const HEADER_BYTES: usize = 128;
 pub(crate) struct Head {
     /// True for the dictionary, false for data.
     pub dictionary: bool,
-    /// Whether the values are stored plain.
-    pub plain: bool,
+    /// How its values are stored.
+    pub encoding: Encoding,
     /// Values of the page.
     pub values: u64,
     /// Size of the body once it is decompressed, in bytes.
@@ -105,12 +105,19 @@ pub(crate) fn head(bytes: &[u8]) -> Option<(Head, usize)> {
     let uncompressed = u64::try_from(uncompressed?).ok()?;
     // Without values the library divides by zero, but for an empty dictionary.
     let countless = values == 0 && !(dictionary && uncompressed == 0);
-    if !ENCODINGS.contains(&encoding?) || !levels_known || countless {
+    if !levels_known || countless {
         return None;
     }
+    // No others are used in shards.
+    let encoding = match encoding? {
+        0 => Encoding::PLAIN,
+        2 => Encoding::PLAIN_DICTIONARY,
+        RLE => Encoding::RLE,
+        8 => Encoding::RLE_DICTIONARY,
+        _ => return None,
+    };
     let compressed = u64::try_from(compressed?).ok()?;
-    let plain = encoding? == PLAIN;
-    let head = Head { dictionary, plain, values, uncompressed, compressed };
+    let head = Head { dictionary, encoding, values, uncompressed, compressed };
     Some((head, bytes.len() - header.rest.len()))
 }
 
@@ -201,8 +208,9 @@ mod tests {
         let twice = [chunk(), chunk()].concat();
         let found = pages(&twice).expect("pages");
         assert_eq!(found.len(), 2);
+        let encoding = Encoding::PLAIN;
         let head =
-            Head { dictionary: false, plain: true, values: 2, uncompressed: 16, compressed: 16 };
+            Head { dictionary: false, encoding, values: 2, uncompressed: 16, compressed: 16 };
         assert_eq!(found[0], Page { head, body: 17..33 });
         let values = plain_values(&twice, Some(8)).expect("values");
         assert_eq!(values.len(), 4);

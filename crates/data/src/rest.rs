@@ -6,13 +6,14 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use parquet::basic::Encoding;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use strand_store::Xxh3Hasher;
 
+use crate::chunks::FileParts;
 use crate::footer::column_range;
 use crate::pages::{HEADER_BYTES, head};
 use crate::schema::FEATURES;
-use crate::texts::FileParts;
 
 /// The footer's key for these checksums: 16 hexadecimal digits for each row group, with blanks between them.
 const KEY: &str = "strand.rest_xxh3";
@@ -48,7 +49,7 @@ impl Rest {
         hasher.update(&front.1);
         let values = values(read, features, |bytes| hasher.update(bytes))?;
         hasher.update(&behind.1);
-        let parts = FileParts { parts: vec![front, behind], end: group.end };
+        let parts = FileParts(vec![front, behind]);
         Some(Rest { xxh3: hasher.digest(), parts, values })
     }
 }
@@ -69,7 +70,10 @@ fn values(
         visit(&bytes[..header_bytes]);
         let mut at = start + header_bytes as u64;
         let end = at.checked_add(page.compressed)?;
-        if page.dictionary || !page.plain || page.compressed != page.uncompressed {
+        if page.dictionary
+            || page.encoding != Encoding::PLAIN
+            || page.compressed != page.uncompressed
+        {
             return None;
         }
         for _ in 0..page.values {

@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use parquet::file::reader::ChunkReader;
 use strand_store::{LocalFile, Location, StoreError, Xxh3Hasher};
 
 use crate::error::Place;
@@ -116,10 +115,10 @@ pub(crate) fn check(
     file.count(group.bytes.checked_sub(features)?);
     let checksums = found.column(CHECKSUMS);
     let range = column_range(checksums)?;
-    let chunk = rest.parts.get_bytes(range.start, (range.end - range.start) as usize).ok()?;
+    let chunk = rest.parts.get(range)?;
     check_chunk(checksums, &chunk, false).ok()?;
     let checksums = plain_values(&chunk, Some(size_of::<u64>()))?;
-    let texts = decode(place, footer, group, rest.parts).ok()?;
+    let texts = decode(place, &footer, group, &rest.parts).ok()?;
     let is_whole = [texts.len(), checksums.len(), rest.values.len()] == [group.rows as usize; 3];
     let mut rows = Vec::with_capacity(texts.len());
     for (text, range) in texts.into_iter().zip(&rest.values) {

@@ -5,14 +5,12 @@ use std::ops::Range;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
 use arrow_array::{ListArray, RecordBatch};
-use bytes::buf::Reader;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
-use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::reader::{ChunkReader, Length};
 
+use crate::chunks::{FileParts, record_batches};
 use crate::dataset::guarded;
 use crate::decode::{Pairs, range};
 use crate::error::Place;
@@ -67,10 +65,9 @@ impl Dataset {
         })?;
         let reads = ranges.iter().map(|range| self.read(description, range.clone()));
         let bytes = futures::future::try_join_all(reads).await?;
-        let parts = ranges.into_iter().map(|range| range.start).zip(bytes).collect();
-        let part = FileParts { parts, end: expected.offset + expected.bytes };
+        let parts = FileParts(ranges.into_iter().map(|range| range.start).zip(bytes).collect());
         let task = place.clone();
-        guarded(&place, move || decode(&task, footer, &expected, part)).await
+        guarded(&place, move || decode(&task, &footer, &expected, &parts)).await
     }
 }
 
@@ -95,84 +92,36 @@ fn text_ranges(group: &RowGroupMetaData) -> Option<Vec<Range<u64>>> {
     Some(ranges)
 }
 
-/// Some bytes of a file that is otherwise not there.
-pub(crate) struct FileParts {
-    /// Their offsets in the file and themselves.
-    pub parts: Vec<(u64, Bytes)>,
-    /// Where the file ends, as far as anybody may ask.
-    pub end: u64,
-}
-
-impl FileParts {
-    /// The bytes from `start` on, to the end of their part.
-    fn from(&self, start: u64) -> ParquetResult<Bytes> {
-        let holds = |&&(offset, ref bytes): &&(u64, Bytes)| {
-            (offset..offset + bytes.len() as u64).contains(&start)
-        };
-        let (offset, bytes) = self.parts.iter().find(holds).ok_or_else(outside)?;
-        Ok(bytes.slice((start - offset) as usize..))
-    }
-}
-
-fn outside() -> ParquetError {
-    ParquetError::EOF("bytes outside of what was read".to_owned())
-}
-
-impl Length for FileParts {
-    fn len(&self) -> u64 {
-        self.end
-    }
-}
-
-impl ChunkReader for FileParts {
-    type T = Reader<Bytes>;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(self.from(start)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let bytes = self.from(start)?;
-        if length > bytes.len() { Err(outside()) } else { Ok(bytes.slice(..length)) }
-    }
-}
-
 /// As [`Dataset::read_texts`], of a row group whose bytes are all there.
 pub(crate) fn decode_whole(
     place: &Place,
-    footer: ArrowReaderMetadata,
+    footer: &ArrowReaderMetadata,
     group: &Group,
     bytes: Bytes,
 ) -> Result<Vec<RowText>, DataError> {
-    let part = FileParts { parts: vec![(group.offset, bytes)], end: group.range().end };
-    decode(place, footer, group, part)
+    decode(place, footer, group, &FileParts(vec![(group.offset, bytes)]))
 }
 
 /// The rows of a row group without features, of what was read of its file.
 pub(crate) fn decode(
     place: &Place,
-    footer: ArrowReaderMetadata,
+    footer: &ArrowReaderMetadata,
     group: &Group,
-    part: FileParts,
+    parts: &FileParts,
 ) -> Result<Vec<RowText>, DataError> {
     let bad = |reason: String| DataError::Shard { place: place.clone(), reason };
     let index = place.group.unwrap_or_default();
     for (column, found) in footer.metadata().row_group(index).columns().iter().enumerate() {
         if is_text(column) {
-            let range = column_range(found).ok_or_else(|| bad("a negative size".to_owned()))?;
-            let length = (range.end - range.start) as usize;
-            let chunk = part.get_bytes(range.start, length).map_err(|e| bad(e.to_string()))?;
+            let chunk = column_range(found).and_then(|range| parts.get(range));
+            let chunk = chunk.ok_or_else(|| bad("a column is not there".to_owned()))?;
             check_chunk(found, &chunk, false).map_err(bad)?;
         }
     }
     let roots = (0..footer.schema().fields().len()).filter(|&column| is_text(column));
     let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
-    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(part, footer)
-        .with_row_groups(vec![index])
-        .with_projection(mask)
-        .with_batch_size(group.rows as usize)
-        .build()
-        .map_err(|error| bad(error.to_string()))?;
+    let batches = record_batches(footer, index, parts, mask, group.rows as usize);
+    let batches = batches.map_err(|error| bad(error.to_string()))?;
     let mut rows = Vec::with_capacity(group.rows as usize);
     for batch in batches {
         let batch = batch.map_err(|error| bad(error.to_string()))?;

@@ -93,7 +93,7 @@ impl Dataset {
         let (expected, shape) = (description.groups[group].clone(), self.manifest().row_shape());
         let task = place.clone();
         let decode =
-            move || decode_group(&task, footer, &expected, shape, bytes, Checksums::GroupAndRows);
+            move || decode_group(&task, &footer, &expected, shape, bytes, Checksums::GroupAndRows);
         Ok(guarded(&place, decode).await?.len() as u64)
     }
 }
