@@ -27,8 +27,6 @@ pub const QUICK: &[&str] = &[
     "--set",
     "stages.mean.length.steps=60",
     "--set",
-    "stages.all.length.steps=120",
-    "--set",
     "stages.global_local.length.steps=30",
 ];
 
