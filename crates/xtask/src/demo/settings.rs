@@ -23,12 +23,8 @@ pub const SYNTH: [(&str, &[&str]); 2] = [
 const KINDS: &str = "direction=16,first=1,turns=1,colour=6,shape=1,count=1";
 
 /// Arguments of `strand launch` that shorten the demo.
-pub const QUICK: &[&str] = &[
-    "--set",
-    "stages.mean.length.steps=60",
-    "--set",
-    "stages.global_local.length.steps=30",
-];
+pub const QUICK: &[&str] =
+    &["--set", "stages.mean.length.steps=60", "--set", "stages.global_local.length.steps=30"];
 
 /// The stages, in the table's order.
 pub const STAGES: [&str; 4] = ["base", "mean", "all", "global_local"];
