@@ -134,6 +134,7 @@ impl Ranges {
     pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
         self.slots.acquire().await.ok()
     }
+
     /// Counts a read that was made beside [`Self::read`].
     pub fn count(&self, bytes: u64) {
         count(&self.counters.requests, 1);
