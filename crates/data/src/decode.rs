@@ -11,13 +11,13 @@ use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::file::metadata::RowGroupMetaData;
 use strand_store::xxh3;
 
-use crate::chunks::{FileParts, record_batches};
 use crate::dataset::guarded;
+use crate::decompress::{FileParts, record_batches};
 use crate::error::Place;
 use crate::footer::{check_pages, chunk};
 use crate::manifest::Group;
 use crate::pages::plain_values;
-use crate::rest;
+use crate::rest_checksum;
 use crate::row::RowShape;
 use crate::schema::{CHECKSUMS, FEATURES};
 use crate::{DataError, Dataset, Media, Qa, Row};
@@ -52,7 +52,7 @@ pub(crate) fn decode_group(
         return Err(damage(place, found, group, &bytes));
     }
     check_pages(found, group, &bytes).map_err(bad)?;
-    let rest = || rest::is_intact(footer.metadata(), index, &bytes, group.offset);
+    let rest = || rest_checksum::is_intact(footer.metadata(), index, &bytes, group.offset);
     if checksums == Checksums::GroupAndRows && rest() == Some(false) {
         return Err(bad("the footer has another checksum of its texts".to_owned()));
     }
@@ -95,7 +95,7 @@ pub(crate) async fn decode_rows(
         let found = found.ok_or_else(|| bad("not in the footer".to_owned()))?;
         check_pages(found, &group, &bytes).map_err(bad)?;
         let is_intact = xxh3(&bytes) == group.xxh3.0;
-        let rest = rest::is_intact(footer.metadata(), index, &bytes, group.offset);
+        let rest = rest_checksum::is_intact(footer.metadata(), index, &bytes, group.offset);
         let rows = row_results(&task, &footer, &group, shape, bytes, Checksums::GroupAndRows)?;
         // Damage that lies in no row's features lies in the small columns, for which nothing vouches row by row.
         let in_features = rest.unwrap_or_else(|| rows.iter().any(|(_, row)| row.is_err()));

@@ -9,11 +9,11 @@
 mod adopt;
 mod batch;
 mod cache;
-mod chunks;
 #[cfg(test)]
 mod damage;
 mod dataset;
 mod decode;
+mod decompress;
 mod demand;
 mod draw;
 pub mod encoding;
@@ -32,7 +32,7 @@ mod parallel;
 mod permute;
 mod pool;
 mod prompts;
-mod rest;
+mod rest_checksum;
 mod row;
 mod salvage;
 mod sample;

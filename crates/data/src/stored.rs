@@ -14,7 +14,7 @@ use crate::error::Place;
 use crate::footer::{check_chunk, column_range};
 use crate::manifest::Group;
 use crate::pages::plain_values;
-use crate::rest::{self, Rest};
+use crate::rest_checksum::{self, Rest};
 use crate::row::RowShape;
 use crate::schema::{CHECKSUMS, FEATURES};
 use crate::texts::decode;
@@ -100,7 +100,7 @@ pub(crate) fn check(
     ahead: bool,
 ) -> Option<(Vec<Row>, StoredFeatures)> {
     let index = place.group?;
-    let expected = rest::expected(footer.metadata(), index)?;
+    let expected = rest_checksum::expected(footer.metadata(), index)?;
     let found = footer.metadata().row_groups().get(index)?.clone();
     let file = shard.open().ok()?;
     if ahead {

@@ -10,9 +10,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::file::metadata::RowGroupMetaData;
 
-use crate::chunks::{FileParts, record_batches};
 use crate::dataset::guarded;
 use crate::decode::{Pairs, range};
+use crate::decompress::{FileParts, record_batches};
 use crate::error::Place;
 use crate::footer::{check_chunk, column_range};
 use crate::manifest::Group;

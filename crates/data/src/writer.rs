@@ -17,7 +17,7 @@ use twox_hash::XxHash3_128;
 use crate::error::Place;
 use crate::footer::{column_range, footer_length, group_range, parse};
 use crate::manifest::{Group, MANIFEST, MAX_GROUP_ROWS, Manifest, Shard, TAIL_BYTES, Xxh3};
-use crate::rest;
+use crate::rest_checksum;
 use crate::row::RowShape;
 use crate::schema::{FEATURES, encode, schema};
 use crate::{DataError, Dtype, Encoder, Row};
@@ -240,8 +240,7 @@ impl ShardWriter {
         let path = self.next_path();
         let (file, groups) = open.finish().map_err(|error| self.unwritable(error))?;
         let described = describe(&path, &file, &groups);
-        let shard = described
-            .ok_or_else(|| self.unwritable(ParquetError::General("unreadable".to_owned())))?;
+        let shard = described.ok_or_else(|| self.unwritable(not_read_back()))?;
         self.location.put(&path, file.into()).await?;
         self.shards.push(shard);
         Ok(())
@@ -286,16 +285,22 @@ impl OpenShard {
         let groups = self.writer.flushed_row_groups().iter();
         let rests = groups.map(|group| rest_xxh3(self.writer.inner(), group));
         let rests: Option<Vec<u64>> = rests.collect();
-        let rests = rests.ok_or_else(|| ParquetError::General("unreadable".to_owned()))?;
-        self.writer.append_key_value_metadata(rest::entry(&rests));
+        let rests = rests.ok_or_else(not_read_back)?;
+        self.writer.append_key_value_metadata(rest_checksum::entry(&rests));
         Ok((self.writer.into_inner()?, self.groups))
     }
+}
+
+/// No input should lead here: what the parquet library wrote just now has not the layout that its footer tells.
+fn not_read_back() -> ParquetError {
+    let what = "the layout of what was written is not the one asked for; no input should do this, please report it";
+    ParquetError::General(what.to_owned())
 }
 
 fn rest_xxh3(file: &[u8], group: &RowGroupMetaData) -> Option<u64> {
     let range = group_range(group)?;
     let bytes = file.get(range.start as usize..range.end as usize)?;
-    let rest = rest::rest_of(bytes, range.start, column_range(group.column(FEATURES))?)?;
+    let rest = rest_checksum::rest_of(bytes, range.start, column_range(group.column(FEATURES))?)?;
     Some(rest.xxh3)
 }
 

@@ -51,13 +51,10 @@ impl Folder {
         fs::create_dir_all(&self.root)?;
         let marker = self.root.join(MARKER.0);
         if !marker.exists() {
-            for entry in fs::read_dir(&self.root)? {
-                let name = entry?.file_name();
-                if name != NEW_MARKER && name != MARKER.0 {
-                    let name = name.to_string_lossy();
-                    let reason = format!("the folder is no cache and not empty: it holds `{name}`");
-                    return Ok(Err(self.refuse(reason)));
-                }
+            // The marker is there before all else, so where there is one by now, another process made what was found.
+            if let Some(name) = self.foreign()?.filter(|_| !marker.exists()) {
+                let reason = format!("the folder is no cache and not empty: it holds `{name}`");
+                return Ok(Err(self.refuse(reason)));
             }
             self.write_marker(&marker)?;
         }
@@ -69,14 +66,29 @@ impl Folder {
         Ok(Ok(()))
     }
 
-    /// Several processes may do this at once, with the same content: who comes late finds the name gone.
+    /// A name that is not one of a marker.
+    fn foreign(&self) -> io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            if name != NEW_MARKER && name != MARKER.0 {
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Several processes may do this at once: who holds the new marker's lock writes it, the others find it done. The
+    /// lock of one that is killed is free again, and the next writes the marker anew.
     fn write_marker(&self, marker: &Path) -> io::Result<()> {
         let new = self.root.join(NEW_MARKER);
-        fs::write(&new, MARKER.1)?;
-        match fs::rename(&new, marker) {
-            Err(error) if error.kind() == ErrorKind::NotFound && marker.exists() => Ok(()),
-            renamed => renamed,
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&new)?;
+        file.lock()?;
+        if marker.exists() {
+            return remove(&new);
         }
+        file.set_len(0)?;
+        file.write_all_at(MARKER.1.as_bytes(), 0)?;
+        fs::rename(&new, marker)
     }
 
     pub fn refuse(&self, reason: String) -> DataError {

@@ -193,6 +193,23 @@ fn many_readers_at_once_fetch_once() {
     assert_eq!(world.fetched(), 1);
 }
 
+/// The ranks of a node start together, and the first of them make the folder.
+#[test]
+fn many_processes_may_make_the_folder_at_once() {
+    for _ in 0..200 {
+        let root = tempfile::tempdir().expect("a folder");
+        std::thread::scope(|threads| {
+            let open = || folder::Folder::open(root.path()).map(drop);
+            let opened: Vec<_> = (0..8).map(|_| threads.spawn(open)).collect();
+            for thread in opened {
+                thread.join().expect("no panic").expect("opens");
+            }
+        });
+        let left = std::fs::read_dir(root.path()).expect("a folder").count();
+        assert_eq!(left, 3, "entries, parts and the marker");
+    }
+}
+
 #[test]
 fn what_others_made_is_left_alone() {
     let world = World::new(100);

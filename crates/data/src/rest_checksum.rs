@@ -10,7 +10,7 @@ use parquet::basic::Encoding;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use strand_store::Xxh3Hasher;
 
-use crate::chunks::FileParts;
+use crate::decompress::FileParts;
 use crate::footer::column_range;
 use crate::pages::{HEADER_BYTES, head};
 use crate::schema::FEATURES;
