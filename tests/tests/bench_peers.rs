@@ -39,6 +39,7 @@ fn its_own_tests_pass() -> Result<()> {
     }
     let mut python = Command::new("python3");
     python.current_dir(folder()).args(["-B", "-m", "unittest", "--quiet"]);
+    python.env("PYTHONPATH", "../shared");
     let output = python.output()?;
     ensure!(output.status.success(), "{}", text(&output.stderr));
     ensure!(text(&output.stderr).contains("Ran "), "no test ran: {}", text(&output.stderr));

@@ -1,6 +1,7 @@
 //! Layouts agree: the same recipe on other meshes takes the same samples and gives the same losses.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use strand_tests::harness::{Workspace, same_bits, same_within};
 
 #[test]
@@ -36,6 +37,42 @@ fn with_exact_tp_every_layout_gives_the_same_bits() -> Result<()> {
         let run = format!("{dp}x{tp}");
         workspace.train(&run, (dp, tp), &exact)?;
         same_bits(&workspace.metrics(&run)?, &expected).context(run)?;
+    }
+    Ok(())
+}
+
+/// With LoRA in front of all products, of whose inputs values are dropped.
+#[test]
+fn every_layout_drops_the_same_values() -> Result<()> {
+    let workspace = Workspace::new()?;
+    let lora = "model.lora={rank: 4, alpha: 16, targets: [q_proj, v_proj, o_proj, down_proj], dropout: 0.2}";
+    let run = |run: &str, layout, changes: &[&str]| -> Result<Vec<Value>> {
+        let changes = [lora].into_iter().chain(changes.iter().copied());
+        let arguments: Vec<&str> = changes.flat_map(|change| ["--set", change]).collect();
+        workspace.train(run, layout, &arguments)?;
+        workspace.metrics(run)
+    };
+    let expected = run("1x1", (1, 1), &[])?;
+    let other = run("none", (1, 1), &["model.lora.dropout=0"])?;
+    ensure!(same_within(&other, &expected, 1e-4).is_err(), "nothing was dropped");
+    let (full, parallel) =
+        ("memory.activation_checkpointing=full", "parallel.sequence_parallel=true");
+    for (dp, tp, changes) in [
+        (2, 1, &["batch.micro=1"][..]),
+        (1, 2, &[full, parallel]),
+        (2, 2, &[parallel, "memory.zero=3"]),
+        (1, 4, &[full]),
+    ] {
+        let name = format!("{dp}x{tp}");
+        let actual = run(&name, (dp, tp), changes)?;
+        let worst = same_within(&actual, &expected, 1e-4).context(name)?;
+        println!("dp {dp} × tp {tp}, {changes:?}: losses deviate by {worst:.1e} at most");
+    }
+    let exact = ["parallel.exact_tp=4", "batch={global: 16, micro: 4}"];
+    let expected = run("exact-2x2", (2, 2), &exact)?;
+    for (dp, tp) in [(1, 1), (1, 4)] {
+        let name = format!("exact-{dp}x{tp}");
+        same_bits(&run(&name, (dp, tp), &exact)?, &expected).context(name)?;
     }
     Ok(())
 }

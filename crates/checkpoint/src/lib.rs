@@ -19,11 +19,12 @@ mod retention;
 mod sums;
 mod types;
 mod verify;
+pub mod weights;
 
 pub use commit::{commit, latest, list, step_folder};
 pub use error::CheckpointError;
 pub use manifest::{File, Format, MANIFEST, Manifest, Tensor, TensorPart};
-pub use part::{Part, PartTensor, write_part};
+pub use part::{Part, PartTensor, PartWriter, write_part};
 pub use read::Reader;
 pub use retention::{discard, prune};
 pub use sums::{BLOCK_BYTES, Sum};

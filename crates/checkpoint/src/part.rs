@@ -59,26 +59,57 @@ pub async fn write_part(
     rank: usize,
     pieces: Vec<Piece>,
 ) -> Result<Part, CheckpointError> {
-    check_pieces(rank, &pieces)?;
-    let folder = run.join(&step_folder(state.step));
-    let mut part = Part {
-        rank,
-        step: state.step,
-        writer_epoch: state.writer_epoch,
-        files: Vec::new(),
-        tensors: Vec::new(),
-    };
-    for (number, group) in group(pieces, FILE_BYTES).into_iter().enumerate() {
-        let path = format!("attempt-{}-rank-{rank:04}-{number:02}.safetensors", state.writer_epoch);
-        let url = folder.url_of(&path);
-        let name = path.clone();
-        let body = blocking(url.clone(), move || Body::lay_out(name, group)).await?;
-        let body = body.map_err(|reason| CheckpointError::Layout { url, reason })?;
-        folder.put(&path, body.bytes).await?;
-        part.files.push(body.file);
-        part.tensors.extend(body.tensors);
+    let mut writer = PartWriter::new(run, state, rank);
+    writer.write(pieces).await?;
+    Ok(writer.finish())
+}
+
+/// Does what [`write_part`] does with pieces that are not all in memory at one time.
+#[derive(Debug)]
+pub struct PartWriter {
+    folder: Location,
+    part: Part,
+    keys: BTreeSet<String>,
+}
+
+impl PartWriter {
+    /// A part without pieces.
+    pub fn new(run: &Location, state: &State, rank: usize) -> PartWriter {
+        let part = Part {
+            rank,
+            step: state.step,
+            writer_epoch: state.writer_epoch,
+            files: Vec::new(),
+            tensors: Vec::new(),
+        };
+        PartWriter { folder: run.join(&step_folder(state.step)), part, keys: BTreeSet::new() }
     }
-    Ok(part)
+
+    /// Writes some pieces, in files of their own.
+    ///
+    /// # Errors
+    /// Those of [`write_part`].
+    pub async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), CheckpointError> {
+        check_pieces(self.part.rank, &pieces, &mut self.keys)?;
+        for group in group(pieces, FILE_BYTES) {
+            let Part { rank, writer_epoch, .. } = self.part;
+            let number = self.part.files.len();
+            let path = format!("attempt-{writer_epoch}-rank-{rank:04}-{number:02}.safetensors");
+            let url = self.folder.url_of(&path);
+            let name = path.clone();
+            let body = blocking(url.clone(), move || Body::lay_out(name, group)).await?;
+            let body = body.map_err(|reason| CheckpointError::Layout { url, reason })?;
+            self.folder.put(&path, body.bytes).await?;
+            self.part.files.push(body.file);
+            self.part.tensors.extend(body.tensors);
+        }
+        Ok(())
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Part {
+        self.part
+    }
 }
 
 /// Copying and hashing gigabytes must not hold up a thread that serves connections.
@@ -91,8 +122,12 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| CheckpointError::Layout { url, reason: error.to_string() })
 }
 
-fn check_pieces(rank: usize, pieces: &[Piece]) -> Result<(), CheckpointError> {
-    let mut keys = BTreeSet::new();
+/// Checks each piece, and that none has a key of `keys`, which grows by theirs.
+fn check_pieces(
+    rank: usize,
+    pieces: &[Piece],
+    keys: &mut BTreeSet<String>,
+) -> Result<(), CheckpointError> {
     for piece in pieces {
         let result = match check_piece(piece) {
             Ok(()) if !keys.insert(key(piece)) => Err("the same piece twice".to_owned()),
@@ -257,11 +292,12 @@ pub(crate) mod tests {
             (piece("__metadata__", &[0, 0], &[4, 2], 16), "reserves"),
         ];
         for (piece, reason) in cases {
-            let error = check_pieces(5, &[piece]).expect_err("refused").to_string();
+            let error =
+                check_pieces(5, &[piece], &mut BTreeSet::new()).expect_err("refused").to_string();
             assert!(error.contains(reason) && error.contains("rank 5"), "{error}");
         }
         let twice = [piece("x", &[0, 0], &[4, 2], 16), piece("x", &[0, 0], &[4, 2], 16)];
-        assert!(check_pieces(0, &twice).is_err());
+        assert!(check_pieces(0, &twice, &mut BTreeSet::new()).is_err());
     }
 
     #[test]

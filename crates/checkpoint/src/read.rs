@@ -11,7 +11,7 @@ use crate::manifest::{Manifest, Tensor, TensorPart};
 use crate::{CheckpointError, Kind, Sum};
 
 /// One request asks for at most about this much.
-const REQUEST_BYTES: u64 = 16 << 20;
+pub(crate) const REQUEST_BYTES: u64 = 16 << 20;
 /// Requests in flight; with the above it bounds the memory of a read beside its result.
 pub(crate) const IN_FLIGHT: usize = 8;
 
@@ -201,7 +201,7 @@ pub(crate) fn shortage(error: &StoreError) -> String {
 }
 
 /// Copies what `bytes`, which begin at `start` of the part, hold of the runs.
-fn copy_runs(runs: &[Run], start: u64, bytes: &[u8], out: &mut [u8]) {
+pub(crate) fn copy_runs(runs: &[Run], start: u64, bytes: &[u8], out: &mut [u8]) {
     let end = start + bytes.len() as u64;
     let first = runs.partition_point(|run| run.from + run.bytes <= start);
     for run in runs[first..].iter().take_while(|run| run.from < end) {

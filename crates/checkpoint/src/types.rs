@@ -62,6 +62,13 @@ impl Dtype {
         }
     }
 
+    /// None for types that are no floats of ours.
+    pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Dtype> {
+        [Dtype::F64, Dtype::F32, Dtype::Bf16, Dtype::F16]
+            .into_iter()
+            .find(|ours| ours.safetensors() == dtype)
+    }
+
     pub(crate) fn safetensors(self) -> safetensors::Dtype {
         match self {
             Dtype::F64 => safetensors::Dtype::F64,

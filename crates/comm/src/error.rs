@@ -1,7 +1,9 @@
 //! What a failed collective says.
 
+use std::panic::Location;
+
 use crate::backend::BackendError;
-use crate::history::Call;
+use crate::history::{Call, Op};
 
 /// A collective failed, or a group or mesh could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,18 @@ pub enum CommError {
         /// The backend's reason.
         #[source]
         source: Box<BackendError>,
+    },
+    /// A collective was called with tensors that do not fit; nothing was started.
+    #[error("{op:?} in group {group} at {}:{}: {problem}", site.file(), site.line())]
+    Argument {
+        /// The group's name.
+        group: String,
+        /// What was called.
+        op: Op,
+        /// Where in the code.
+        site: &'static Location<'static>,
+        /// What does not fit.
+        problem: String,
     },
     /// A group could not be joined.
     #[error("joining group {group} as rank {rank} of {size}")]
@@ -62,13 +76,11 @@ impl CommError {
             CommError::Collective { .. } => {
                 Some("another rank has most likely failed first: its log names the cause".into())
             }
-            CommError::Join { .. } => Some(
-                "check that all ranks started and that MASTER_ADDR can be reached from each".into(),
-            ),
+            CommError::Join { source, .. } => Some(source.join_hint().into()),
             CommError::Mesh { .. } => Some(
                 "set parallel.dp and parallel.tp so that their product is the world size".into(),
             ),
-            CommError::Tensor(_) => None,
+            CommError::Argument { .. } | CommError::Tensor(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use tch::Tensor;
 use crate::backend::{Backend, BackendError, Pending};
 use crate::error::CommError;
 use crate::group::Group;
+use crate::history::Call;
 use crate::mesh::Mesh;
 
 /// Where the ranks of a run meet.
@@ -62,7 +63,7 @@ pub fn join_gloo(
         groups.push(Arc::clone(&group));
         let store = Arc::clone(&store);
         let backend = Gloo { group, store, serves_store, name: name.into(), rank, size };
-        Ok(Group::new(name, rank, size, timeout, Box::new(backend)))
+        Ok(Group::new(name, rank, size, timeout, Arc::new(backend)))
     })?;
     settle(&groups, join_timeout, timeout)
         .map_err(|e| join_error("world", rank, world, e.into()))?;
@@ -118,12 +119,18 @@ impl Gloo {
 }
 
 impl Backend for Gloo {
-    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Box<dyn Pending>, BackendError> {
+    fn all_reduce(
+        &self,
+        _call: &Call,
+        tensor: &Tensor,
+        op: ReduceOp,
+    ) -> Result<Box<dyn Pending>, BackendError> {
         Ok(Box::new(GlooPending(self.group.all_reduce(tensor, op)?)))
     }
 
     fn all_gather(
         &self,
+        _call: &Call,
         output: &Tensor,
         input: &Tensor,
     ) -> Result<Box<dyn Pending>, BackendError> {
@@ -132,6 +139,7 @@ impl Backend for Gloo {
 
     fn reduce_scatter(
         &self,
+        _call: &Call,
         output: &Tensor,
         input: &Tensor,
         op: ReduceOp,
@@ -139,11 +147,16 @@ impl Backend for Gloo {
         Ok(Box::new(GlooPending(self.group.reduce_scatter(output, input, op)?)))
     }
 
-    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Box<dyn Pending>, BackendError> {
+    fn broadcast(
+        &self,
+        _call: &Call,
+        tensor: &Tensor,
+        root: usize,
+    ) -> Result<Box<dyn Pending>, BackendError> {
         Ok(Box::new(GlooPending(self.group.broadcast(tensor, root)?)))
     }
 
-    fn barrier(&self) -> Result<Box<dyn Pending>, BackendError> {
+    fn barrier(&self, _call: &Call) -> Result<Box<dyn Pending>, BackendError> {
         Ok(Box::new(GlooPending(self.group.barrier()?)))
     }
 

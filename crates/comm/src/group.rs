@@ -8,6 +8,7 @@ use std::time::Duration;
 use strand_torch::ReduceOp;
 use tch::{Device, Kind, Tensor};
 
+use crate::arguments::Arguments;
 use crate::backend::{Backend, BackendError, Pending};
 use crate::error::CommError;
 use crate::history::{Call, History, Op};
@@ -23,9 +24,24 @@ struct Inner {
     rank: usize,
     size: usize,
     timeout: Duration,
-    backend: Option<Box<dyn Backend>>,
-    history: Mutex<History>,
+    backend: Option<Arc<dyn Backend>>,
+    history: Arc<Mutex<History>>,
     has_failed: AtomicBool,
+}
+
+impl Inner {
+    /// One rank without a name.
+    fn over(backend: Option<Arc<dyn Backend>>) -> Inner {
+        Inner {
+            name: String::new(),
+            rank: 0,
+            size: 1,
+            timeout: Duration::MAX,
+            backend,
+            history: Arc::default(),
+            has_failed: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Group {
@@ -35,30 +51,38 @@ impl Group {
         rank: usize,
         size: usize,
         timeout: Duration,
-        backend: Box<dyn Backend>,
+        backend: Arc<dyn Backend>,
     ) -> Group {
-        Group(Arc::new(Inner {
-            name: name.into(),
-            rank,
-            size,
-            timeout,
-            backend: Some(backend),
-            history: Mutex::default(),
-            has_failed: AtomicBool::new(false),
-        }))
+        Group::of(Inner { name: name.into(), rank, size, timeout, ..Inner::over(Some(backend)) })
     }
 
     /// The group of this rank alone.
     pub fn single(name: impl Into<String>) -> Group {
-        Group(Arc::new(Inner {
-            name: name.into(),
-            rank: 0,
-            size: 1,
-            timeout: Duration::MAX,
-            backend: None,
-            history: Mutex::default(),
-            has_failed: AtomicBool::new(false),
-        }))
+        Group::of(Inner { name: name.into(), ..Inner::over(None) })
+    }
+
+    fn of(inner: Inner) -> Group {
+        Group(Arc::new(inner))
+    }
+
+    /// The same ranks, carried by what `wrap` makes of this group's backend; calls are numbered on. A group without a
+    /// backend stays as it is.
+    #[must_use]
+    pub fn carried_by(&self, wrap: impl FnOnce(Arc<dyn Backend>) -> Arc<dyn Backend>) -> Group {
+        let Some(backend) = &self.0.backend else { return self.clone() };
+        Group::of(Inner {
+            name: self.0.name.clone(),
+            rank: self.0.rank,
+            size: self.0.size,
+            timeout: self.0.timeout,
+            history: Arc::clone(&self.0.history),
+            ..Inner::over(Some(wrap(Arc::clone(backend))))
+        })
+    }
+
+    /// How long a collective may take.
+    pub fn timeout(&self) -> Duration {
+        self.0.timeout
     }
 
     /// This rank in the group.
@@ -81,13 +105,15 @@ impl Group {
         self.0.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Reduces `tensor` over the ranks, in place. All ranks end with the same bits.
+    /// Reduces a contiguous `tensor` over the ranks, in place. All ranks end with the same bits.
     ///
     /// # Errors
     /// See [`CommError`].
     #[track_caller]
     pub fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Handle, CommError> {
-        self.start(Op::AllReduce, bytes_of(tensor), |backend| backend.all_reduce(tensor, op))
+        self.start(Op::AllReduce, &Arguments::InPlace(tensor), |backend, call| {
+            backend.all_reduce(call, tensor, op)
+        })
     }
 
     /// Collects every rank's `input` (`[n, …]`) as `[size·n, …]`, in rank order.
@@ -101,11 +127,25 @@ impl Group {
         }
         let input = input.f_contiguous()?;
         let mut shape = input.size();
-        shape[0] *= self.size() as i64;
+        *self.rows(Op::AllGather, &mut shape)? *= self.size() as i64;
         let output = Tensor::f_empty(&shape, (input.kind(), input.device()))?;
-        self.start(Op::AllGather, bytes_of(&input), |backend| backend.all_gather(&output, &input))?
-            .wait()?;
+        self.all_gather_into(&output, &input)?.wait()?;
         Ok(output)
+    }
+
+    /// As [`Group::all_gather`], into memory that is there, without waiting. Both are contiguous; a group of one rank
+    /// copies.
+    ///
+    /// # Errors
+    /// See [`CommError`].
+    #[track_caller]
+    pub fn all_gather_into(&self, output: &Tensor, input: &Tensor) -> Result<Handle, CommError> {
+        if self.size() == 1 {
+            output.shallow_clone().f_copy_(input)?;
+        }
+        self.start(Op::AllGather, &Arguments::Gather { output, input }, |backend, call| {
+            backend.all_gather(call, output, input)
+        })
     }
 
     /// Reduces `input` (`[size·n, …]`) over the ranks and returns this rank's part `[n, …]`.
@@ -119,22 +159,45 @@ impl Group {
         }
         let input = input.f_contiguous()?;
         let mut shape = input.size();
-        shape[0] /= self.size() as i64;
+        *self.rows(Op::ReduceScatter, &mut shape)? /= self.size() as i64;
         let output = Tensor::f_empty(&shape, (input.kind(), input.device()))?;
-        self.start(Op::ReduceScatter, bytes_of(&input), |backend| {
-            backend.reduce_scatter(&output, &input, op)
-        })?
-        .wait()?;
+        self.reduce_scatter_into(&output, &input, op)?.wait()?;
         Ok(output)
     }
 
-    /// Copies `tensor` from rank `root` to all.
+    /// As [`Group::reduce_scatter`], into memory that is there, without waiting. Both are contiguous; a group of one
+    /// rank copies.
+    ///
+    /// # Errors
+    /// See [`CommError`].
+    #[track_caller]
+    pub fn reduce_scatter_into(
+        &self,
+        output: &Tensor,
+        input: &Tensor,
+        op: ReduceOp,
+    ) -> Result<Handle, CommError> {
+        if self.size() == 1 {
+            output.shallow_clone().f_copy_(input)?;
+        }
+        self.start(Op::ReduceScatter, &Arguments::Scatter { output, input }, |backend, call| {
+            backend.reduce_scatter(call, output, input, op)
+        })
+    }
+
+    /// Copies a contiguous `tensor` from rank `root` to all.
     ///
     /// # Errors
     /// See [`CommError`].
     #[track_caller]
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Handle, CommError> {
-        self.start(Op::Broadcast, bytes_of(tensor), |backend| backend.broadcast(tensor, root))
+        if root >= self.size() {
+            let problem = format!("its root, rank {root}, is none of the {}", self.size());
+            return Err(self.refused(Op::Broadcast, problem));
+        }
+        self.start(Op::Broadcast, &Arguments::InPlace(tensor), |backend, call| {
+            backend.broadcast(call, tensor, root)
+        })
     }
 
     /// Waits until all ranks have come.
@@ -143,7 +206,7 @@ impl Group {
     /// See [`CommError`].
     #[track_caller]
     pub fn barrier(&self) -> Result<(), CommError> {
-        self.start(Op::Barrier, 0, |backend| backend.barrier())?.wait()
+        self.start(Op::Barrier, &Arguments::Nothing, |backend, call| backend.barrier(call))?.wait()
     }
 
     /// Every rank's bytes, in rank order; their lengths may differ.
@@ -169,15 +232,34 @@ impl Group {
     fn start(
         &self,
         op: Op,
-        bytes: usize,
-        begin: impl FnOnce(&dyn Backend) -> Result<Box<dyn Pending>, BackendError>,
+        arguments: &Arguments<'_>,
+        begin: impl FnOnce(&dyn Backend, &Call) -> Result<Box<dyn Pending>, BackendError>,
     ) -> Result<Handle, CommError> {
-        let call = self.history().push(op, bytes, Location::caller());
+        if let Some(problem) = arguments.problem(self.size()) {
+            return Err(self.refused(op, problem));
+        }
+        let call = self.history().push(op, arguments.bytes(), Location::caller());
         let pending = match &self.0.backend {
-            None => None,
-            Some(backend) => Some(begin(backend.as_ref()).map_err(|e| self.failed(call, e))?),
+            Some(backend) if !arguments.is_empty() => {
+                Some(begin(backend.as_ref(), &call).map_err(|e| self.failed(call, e))?)
+            }
+            _ => None,
         };
         Ok(Handle { group: self.clone(), call, pending })
+    }
+
+    /// The first of a tensor's sizes, along which ranks' parts lie.
+    #[track_caller]
+    fn rows<'a>(&self, op: Op, shape: &'a mut [i64]) -> Result<&'a mut i64, CommError> {
+        match shape.first_mut() {
+            Some(rows) => Ok(rows),
+            None => Err(self.refused(op, "the input has no dimension".into())),
+        }
+    }
+
+    #[track_caller]
+    fn refused(&self, op: Op, problem: String) -> CommError {
+        CommError::Argument { group: self.name().into(), op, site: Location::caller(), problem }
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -185,13 +267,14 @@ impl Group {
     }
 
     fn failed(&self, call: Call, source: BackendError) -> CommError {
+        let call = source.culprit().unwrap_or(call);
         self.0.has_failed.store(true, Ordering::Relaxed);
         for past in self.history().calls() {
             tracing::debug!(group = self.name(), rank = self.rank(), "{past}");
         }
         let missing = match &self.0.backend {
-            Some(backend) => backend.missing_ranks(call.sequence),
-            None => Vec::new(),
+            Some(backend) if source.concerns_peers() => backend.missing_ranks(call.sequence),
+            _ => Vec::new(),
         };
         CommError::Collective {
             group: self.name().into(),
@@ -226,8 +309,4 @@ impl Handle {
             }
         }
     }
-}
-
-fn bytes_of(tensor: &Tensor) -> usize {
-    tensor.numel() * tensor.kind().elt_size_in_bytes()
 }

@@ -10,7 +10,7 @@ use tch::Tensor;
 use crate::backend::{Backend, BackendError, Pending};
 use crate::error::CommError;
 use crate::group::Group;
-use crate::history::Op;
+use crate::history::{Call, Op};
 use crate::mesh::Mesh;
 
 /// The meshes of dp × tp threads, in rank order.
@@ -27,8 +27,8 @@ pub fn meshes(dp: usize, tp: usize, timeout: Duration) -> Result<Vec<Mesh>, Comm
                 return Ok(Group::single(name));
             }
             let room = rooms.entry(name.into()).or_insert_with(|| Arc::new(Room::new(size)));
-            let backend = Local { room: Arc::clone(room), rank, next: Mutex::new(0) };
-            Ok(Group::new(name, rank, size, timeout, Box::new(backend)))
+            let backend = Local { room: Arc::clone(room), rank };
+            Ok(Group::new(name, rank, size, timeout, Arc::new(backend)))
         })
     };
     (0..world).map(&mut mesh).collect()
@@ -121,20 +121,17 @@ impl Room {
 struct Local {
     room: Arc<Room>,
     rank: usize,
-    next: Mutex<u64>,
 }
 
 impl Local {
     fn start(
         &self,
-        op: Op,
+        call: &Call,
         input: Tensor,
         output: Option<Tensor>,
         combine: impl FnOnce(&[Tensor]) -> Result<Vec<Tensor>, tch::TchError>,
     ) -> Result<Box<dyn Pending>, BackendError> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequence = *next;
-        *next += 1;
+        let &Call { sequence, op, .. } = call;
         self.room.enter(sequence, self.rank, op, input, combine)?;
         let room = Arc::clone(&self.room);
         Ok(Box::new(LocalPending { room, sequence, rank: self.rank, output }))
@@ -142,10 +139,15 @@ impl Local {
 }
 
 impl Backend for Local {
-    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Box<dyn Pending>, BackendError> {
+    fn all_reduce(
+        &self,
+        call: &Call,
+        tensor: &Tensor,
+        op: ReduceOp,
+    ) -> Result<Box<dyn Pending>, BackendError> {
         let size = self.room.size;
         let (input, output) = (tensor.shallow_clone(), Some(tensor.shallow_clone()));
-        self.start(Op::AllReduce, input, output, move |inputs| {
+        self.start(call, input, output, move |inputs| {
             let total = reduce(inputs, op)?;
             Ok((0..size).map(|_| total.shallow_clone()).collect())
         })
@@ -153,44 +155,45 @@ impl Backend for Local {
 
     fn all_gather(
         &self,
+        call: &Call,
         output: &Tensor,
         input: &Tensor,
     ) -> Result<Box<dyn Pending>, BackendError> {
         let size = self.room.size;
-        self.start(
-            Op::AllGather,
-            input.shallow_clone(),
-            Some(output.shallow_clone()),
-            move |inputs| {
-                let all = Tensor::f_cat(inputs, 0)?;
-                Ok((0..size).map(|_| all.shallow_clone()).collect())
-            },
-        )
+        let (input, output) = (input.shallow_clone(), Some(output.shallow_clone()));
+        self.start(call, input, output, move |inputs| {
+            let all = Tensor::f_cat(inputs, 0)?;
+            Ok((0..size).map(|_| all.shallow_clone()).collect())
+        })
     }
 
     fn reduce_scatter(
         &self,
+        call: &Call,
         output: &Tensor,
         input: &Tensor,
         op: ReduceOp,
     ) -> Result<Box<dyn Pending>, BackendError> {
         let size = self.room.size as i64;
         let (input, output) = (input.shallow_clone(), Some(output.shallow_clone()));
-        self.start(Op::ReduceScatter, input, output, move |inputs| {
-            reduce(inputs, op)?.f_chunk(size, 0)
-        })
+        self.start(call, input, output, move |inputs| reduce(inputs, op)?.f_chunk(size, 0))
     }
 
-    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Box<dyn Pending>, BackendError> {
+    fn broadcast(
+        &self,
+        call: &Call,
+        tensor: &Tensor,
+        root: usize,
+    ) -> Result<Box<dyn Pending>, BackendError> {
         let (input, output) = (tensor.shallow_clone(), Some(tensor.shallow_clone()));
-        self.start(Op::Broadcast, input, output, move |inputs| {
+        self.start(call, input, output, move |inputs| {
             let value = inputs[root].copy();
             Ok(inputs.iter().map(|_| value.shallow_clone()).collect())
         })
     }
 
-    fn barrier(&self) -> Result<Box<dyn Pending>, BackendError> {
-        self.start(Op::Barrier, Tensor::from(0_i64), None, |inputs| {
+    fn barrier(&self, call: &Call) -> Result<Box<dyn Pending>, BackendError> {
+        self.start(call, Tensor::from(0_i64), None, |inputs| {
             Ok(inputs.iter().map(Tensor::shallow_clone).collect())
         })
     }

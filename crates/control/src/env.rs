@@ -1,4 +1,5 @@
-//! The environment of a rank: torchrun's variables and ours.
+//! The environment of a rank: torchrun's variables and ours. Where mpirun or srun started it, theirs say what torchrun's
+//! would (`starter.rs`).
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,6 +8,7 @@ use std::str::FromStr;
 
 use strand_store::StoreError;
 
+use crate::starter::Starter;
 use crate::{ExitCode, RunDir};
 
 /// Names of the variables, each in one place.
@@ -39,10 +41,9 @@ pub struct RankEnv {
     pub local_world_size: usize,
     /// GROUP_RANK: this node among the nodes.
     pub group_rank: usize,
-    /// MASTER_ADDR: where rank 0 listens.
-    pub master_addr: String,
-    /// MASTER_PORT: the port that rank 0 listens on.
-    pub master_port: u16,
+    /// MASTER_ADDR and MASTER_PORT: where rank 0 listens. Ranks of mpirun or srun may do without: they find each other
+    /// over MPI.
+    pub master: Option<Master>,
     /// STRAND_RUN_DIR: the run directory, or the working copy of one in storage.
     pub run_dir: PathBuf,
     /// STRAND_RUN_URL: the run directory in storage, where it lies there.
@@ -55,6 +56,15 @@ pub struct RankEnv {
     pub launcher_pid: Option<u32>,
     /// STRAND_RESUME_FROM: the checkpoint to start from while the run directory has none of its own.
     pub resume_from: Option<String>,
+}
+
+/// Where rank 0 listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Master {
+    /// Its host.
+    pub addr: String,
+    /// Its port.
+    pub port: u16,
 }
 
 /// An environment that does not describe a rank.
@@ -96,7 +106,14 @@ pub enum EnvError {
 impl EnvError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        Some("start ranks with `strand launch`, which sets the environment of each".into())
+        Some(match self {
+            EnvError::Missing { name: names::MASTER_ADDR } => {
+                "build strand-worker with `--features mpi` to have ranks meet over MPI, or set \
+                 MASTER_ADDR and MASTER_PORT"
+                    .into()
+            }
+            _ => "start ranks with `strand launch`, which sets the environment of each".into(),
+        })
     }
 
     /// Always [`ExitCode::Environment`].
@@ -121,14 +138,16 @@ impl RankEnv {
     /// # Errors
     /// As [`RankEnv::from_env`].
     pub fn from_lookup(lookup: Lookup<'_>) -> Result<RankEnv, EnvError> {
+        let starter = Starter::find(lookup);
+        let told = |name: &str| lookup(name).or_else(|| starter?.value(name, lookup));
+        let lookup: Lookup<'_> = &told;
         let env = RankEnv {
             rank: required(lookup, names::RANK)?,
             local_rank: required(lookup, names::LOCAL_RANK)?,
             world_size: required(lookup, names::WORLD_SIZE)?,
             local_world_size: required(lookup, names::LOCAL_WORLD_SIZE)?,
             group_rank: optional(lookup, names::GROUP_RANK)?.unwrap_or(0),
-            master_addr: required(lookup, names::MASTER_ADDR)?,
-            master_port: required(lookup, names::MASTER_PORT)?,
+            master: master(lookup, starter.is_some())?,
             run_dir: required(lookup, names::RUN_DIR)?,
             run_url: optional(lookup, names::RUN_URL)?,
             attempt: required(lookup, names::ATTEMPT)?,
@@ -153,11 +172,13 @@ impl RankEnv {
             (names::WORLD_SIZE, self.world_size.to_string()),
             (names::LOCAL_WORLD_SIZE, self.local_world_size.to_string()),
             (names::GROUP_RANK, self.group_rank.to_string()),
-            (names::MASTER_ADDR, self.master_addr.clone()),
-            (names::MASTER_PORT, self.master_port.to_string()),
             (names::RUN_DIR, self.run_dir.display().to_string()),
             (names::ATTEMPT, self.attempt.to_string()),
         ];
+        if let Some(Master { addr, port }) = &self.master {
+            vars.push((names::MASTER_ADDR, addr.clone()));
+            vars.push((names::MASTER_PORT, port.to_string()));
+        }
         let fd = self.master_fd.map(|fd| fd.to_string());
         let pid = self.launcher_pid.map(|pid| pid.to_string());
         vars.extend(self.run_url.clone().map(|url| (names::RUN_URL, url)));
@@ -176,6 +197,14 @@ impl RankEnv {
             Some(url) => RunDir::in_storage(url, &self.run_dir),
             None => Ok(RunDir::new(&self.run_dir)),
         }
+    }
+
+    /// Where rank 0 listens.
+    ///
+    /// # Errors
+    /// Nobody has said.
+    pub fn master(&self) -> Result<&Master, EnvError> {
+        self.master.as_ref().ok_or(EnvError::Missing { name: names::MASTER_ADDR })
     }
 
     /// The listening master socket, where the launcher handed one down (to rank 0).
@@ -200,6 +229,14 @@ impl RankEnv {
             std::io::stdin().as_fd().try_clone_to_owned().map_err(EnvError::MasterFd)?;
         Ok(Some(TcpListener::from(owned)))
     }
+}
+
+fn master(lookup: Lookup<'_>, may_be_missing: bool) -> Result<Option<Master>, EnvError> {
+    if may_be_missing && lookup(names::MASTER_ADDR).is_none() {
+        return Ok(None);
+    }
+    let addr = required(lookup, names::MASTER_ADDR)?;
+    Ok(Some(Master { addr, port: required(lookup, names::MASTER_PORT)? }))
 }
 
 fn required<T: FromStr>(lookup: Lookup<'_>, name: &'static str) -> Result<T, EnvError> {
@@ -238,8 +275,7 @@ mod tests {
             world_size: 4,
             local_world_size: 4,
             group_rank: 0,
-            master_addr: "127.0.0.1".into(),
-            master_port: 29_500,
+            master: Some(Master { addr: "127.0.0.1".into(), port: 29_500 }),
             run_dir: "runs/demo".into(),
             run_url: Some("s3://bucket/run".into()),
             attempt: 2,
@@ -264,6 +300,22 @@ mod tests {
         let mut vars = example().to_vars();
         vars.retain(|(name, _)| *name != "WORLD_SIZE");
         assert_eq!(read(vars).unwrap_err().to_string(), "WORLD_SIZE is not set");
+    }
+
+    #[test]
+    fn ranks_of_mpirun_need_no_master() {
+        let mut vars = example().to_vars();
+        vars.retain(|(name, _)| name.starts_with("STRAND_"));
+        let ours = [
+            ("OMPI_COMM_WORLD_RANK", "3"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "3"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "4"),
+        ];
+        vars.extend(ours.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(read(vars.clone()).unwrap(), RankEnv { master: None, ..example() });
+        vars.push(("MASTER_ADDR", "node-1".into()));
+        assert_eq!(read(vars).unwrap_err().to_string(), "MASTER_PORT is not set");
     }
 
     #[test]

@@ -10,18 +10,21 @@ mod env;
 mod event;
 mod exit;
 mod files;
+mod gpus;
 mod launch;
 mod parent;
 mod rank_error;
 mod record;
 mod run_dir;
+mod starter;
 mod stop;
 mod storage;
 
-pub use env::{EnvError, RankEnv};
+pub use env::{EnvError, Master, RankEnv};
 pub use event::Event;
 pub use exit::ExitCode;
 pub use files::FileError;
+pub use gpus::visible_gpus;
 pub use launch::{
     FirstCause, LaunchError, LaunchSpec, Notice, Outcome, Resume, RunLock, Timing, launch,
     worker_path,

@@ -78,6 +78,11 @@ impl RunDir {
         self.root.join("evaluations.jsonl")
     }
 
+    /// Steps whose loss or gradient was of no use; none where there was no such step.
+    pub fn bad_steps(&self) -> PathBuf {
+        self.root.join("bad-steps.jsonl")
+    }
+
     /// Damaged samples that were left out; none where no sample was.
     pub fn skipped(&self) -> PathBuf {
         self.root.join("skipped.jsonl")

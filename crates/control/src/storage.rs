@@ -37,13 +37,14 @@ impl SyncError {
 
 impl RunDir {
     /// Files of the run directory that are copied whole.
-    fn files(&self) -> [PathBuf; 7] {
+    fn files(&self) -> [PathBuf; 8] {
         [
             self.recipe(),
             self.record(),
             self.metrics(),
             self.evaluations(),
             self.skipped(),
+            self.bad_steps(),
             self.error(),
             self.report(),
         ]

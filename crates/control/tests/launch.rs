@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use strand_control::{
-    ExitCode, FailureKind, FirstCause, LaunchError, LaunchSpec, Layout, Notice, Outcome, RankEnv,
-    Resume, RunDir, RunLock, RunRecord, Status, Timing, die_with_parent, launch,
+    ExitCode, FailureKind, FirstCause, LaunchError, LaunchSpec, Layout, Master, Notice, Outcome,
+    RankEnv, Resume, RunDir, RunLock, RunRecord, Status, Timing, die_with_parent, launch,
 };
 
 /// Set where this program plays a launcher: the run directory.
@@ -288,7 +288,8 @@ fn play_rank() {
 
 fn rendezvous(env: &RankEnv) {
     let Some(listener) = env.master_listener().unwrap() else {
-        let address = (env.master_addr.as_str(), env.master_port);
+        let Master { addr, port } = env.master().unwrap();
+        let address = (addr.as_str(), *port);
         let mut stream = TcpStream::connect(address).unwrap();
         return stream.write_all(&[env.rank as u8]).unwrap();
     };

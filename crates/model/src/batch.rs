@@ -21,6 +21,9 @@ pub struct Sample {
     pub after: Vec<i64>,
     /// The answer with its end symbol: the labels.
     pub answer: Vec<i64>,
+    /// What LoRA's dropout follows from, in a training pass; where unset nothing is dropped. The teacher of masked video
+    /// modelling, which gives the targets, drops nothing either way.
+    pub dropout_key: Option<u64>,
 }
 
 impl Sample {
@@ -199,6 +202,19 @@ impl Layout {
             self.student_compared.extend((0..parts.kept.len() as i64).map(|i| student + i));
             self.teacher_compared.extend(parts.kept.iter().map(|&i| teacher + i));
         }
+    }
+}
+
+/// The samples' keys of dropout; none where no sample has one.
+///
+/// # Errors
+/// Only some samples have a key.
+pub fn dropout_keys(samples: &[Sample]) -> Result<Option<Vec<u64>>, ModelError> {
+    let keys: Vec<u64> = samples.iter().filter_map(|sample| sample.dropout_key).collect();
+    match samples.iter().position(|sample| sample.dropout_key.is_none()) {
+        None => Ok(Some(keys)),
+        Some(_) if keys.is_empty() => Ok(None),
+        Some(sample) => Err(ModelError::DropoutKey { sample }),
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Base of the rotary position embedding.
     pub rope_theta: f64,
+    /// A change of its frequencies that reaches further positions.
+    #[serde(default)]
+    pub rope_scaling: Option<RopeScaling>,
     /// Longest sequence.
     #[serde(default = "unlimited")]
     pub max_position_embeddings: usize,
@@ -41,6 +44,55 @@ pub struct Config {
     /// bit; none where they need not.
     #[serde(default)]
     pub exact_tp: Option<i64>,
+    /// Whether tensor-parallel ranks divide the sequences, too, where each would do the same.
+    #[serde(default)]
+    pub sequence_parallel: bool,
+    /// Low-rank adaptation of some weights.
+    #[serde(default)]
+    pub lora: Option<Lora>,
+}
+
+/// Low-rank adaptation (LoRA, arXiv 2106.09685): narrow factors beside weights of the layers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Lora {
+    /// Width of the factors; with 0 there are none.
+    pub rank: i64,
+    /// What they add counts alpha ÷ rank.
+    pub alpha: f64,
+    /// The products that are adapted, as `q_proj`.
+    pub targets: Vec<String>,
+    /// Share of the values in front of the factors that samples with a key drop.
+    #[serde(default)]
+    pub dropout: f64,
+}
+
+impl Lora {
+    /// What the product of the factors is multiplied with.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// A change of the rotary frequencies that reaches further positions.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopeScaling {
+    /// All are divided (arXiv 2306.15595).
+    Linear {
+        /// By this.
+        factor: f64,
+    },
+    /// Llama 3.1's: slow ones are divided, fast ones stay, those in between are blended.
+    Llama3 {
+        /// What slow ones are divided by.
+        factor: f64,
+        /// Slow are those with fewer turns than this within the original positions.
+        low_freq_factor: f64,
+        /// Fast are those with more turns.
+        high_freq_factor: f64,
+        /// Positions of the original training.
+        original_max_position_embeddings: usize,
+    },
 }
 
 fn unlimited() -> usize {
@@ -69,6 +121,14 @@ impl Config {
     /// Width of one head.
     pub fn head_dim(&self) -> i64 {
         self.hidden_size / self.num_attention_heads
+    }
+
+    /// The adaptation of a product, by its name: `model.layers.0.self_attn.q_proj`.
+    pub fn lora_of(&self, name: &str) -> Option<&Lora> {
+        let target = name.rsplit('.').next().unwrap_or(name);
+        self.lora
+            .as_ref()
+            .filter(|lora| lora.rank > 0 && lora.targets.iter().any(|it| it == target))
     }
 
     /// Rows of the embedding with padding, over `tp` ranks.

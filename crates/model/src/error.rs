@@ -51,6 +51,12 @@ pub enum ModelError {
         /// The model's limit.
         limit: usize,
     },
+    /// A sample that has no key of dropout beside others that have one.
+    #[error("sample {sample}: no key of dropout, but other samples of the micro-batch have one")]
+    DropoutKey {
+        /// The sample's index in the micro-batch.
+        sample: usize,
+    },
     /// A collective failed.
     #[error(transparent)]
     Comm(#[from] CommError),
@@ -67,7 +73,7 @@ impl ModelError {
                 Some("set parallel.pad_vocab: true".into())
             }
             ModelError::Indivisible { .. } => Some("choose a parallel.tp that divides it".into()),
-            ModelError::Config(_) => None,
+            ModelError::Config(_) | ModelError::DropoutKey { .. } => None,
             ModelError::TokenId { .. } => {
                 Some("the tokenizer and model.llama.vocab_size belong together: check both".into())
             }

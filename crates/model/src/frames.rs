@@ -1,12 +1,12 @@
 //! From frames to visual tokens: the three video inputs.
 
+use strand_torch::upload;
 use tch::Tensor;
 
 use crate::config::{Config, VideoInput};
 use crate::error::ModelError;
-use crate::llama::linear;
-use crate::parameter::Parameters;
-use crate::precision::wide;
+use crate::parameter::{Parameters, Weight};
+use crate::precision::{linear, wide};
 
 /// Indices of `local` frames among `frames`: `int(s/2 + round_half_even(s·i))` with s = frames ÷ local, at most frames − 1.
 pub fn local_frame_indices(frames: i64, local: i64) -> Vec<i64> {
@@ -27,15 +27,15 @@ pub fn num_visual_tokens(input: VideoInput, frames: i64, tokens: i64) -> i64 {
 
 /// The projector and, for global-local input, the adapter of the mean.
 pub struct FrameEncoder {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Weight,
+    bias: Weight,
     adapter: Option<Adapter>,
 }
 
 /// Down, ReLU, up.
 struct Adapter {
-    down: (Tensor, Tensor),
-    up: (Tensor, Tensor),
+    down: (Weight, Weight),
+    up: (Weight, Weight),
 }
 
 impl FrameEncoder {
@@ -59,7 +59,7 @@ impl FrameEncoder {
     /// Features `[n, frames, tokens, feature_size]` → visual tokens `[n, L, hidden]`, frame by frame.
     pub fn forward(&self, features: &Tensor, input: VideoInput) -> Result<Tensor, ModelError> {
         let (n, frames) = (features.size()[0], features.size()[1]);
-        let projected = affine(features, &self.weight, &self.bias);
+        let projected = affine(features, &self.weight, &self.bias)?;
         let hidden = self.weight.size()[0];
         let visual = match input {
             _ if frames == 1 => projected,
@@ -68,8 +68,8 @@ impl FrameEncoder {
             VideoInput::GlobalLocal { local_frames } => {
                 let adapter = self.adapter.as_ref().ok_or_else(no_adapter)?;
                 let indices = local_frame_indices(frames, local_frames);
-                let indices = Tensor::from_slice(&indices).to_device(features.device());
-                let global = adapter.forward(&mean_over_frames(&projected));
+                let indices = upload(&Tensor::from_slice(&indices), features.device())?;
+                let global = adapter.forward(&mean_over_frames(&projected))?;
                 projected.index_select(1, &indices) + global.unsqueeze(1)
             }
         };
@@ -78,8 +78,8 @@ impl FrameEncoder {
 }
 
 impl Adapter {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let inner = affine(x, &self.down.0, &self.down.1).relu();
+    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let inner = affine(x, &self.down.0, &self.down.1)?.relu();
         affine(&inner, &self.up.0, &self.up.1)
     }
 }
@@ -92,8 +92,9 @@ fn no_adapter() -> ModelError {
     ModelError::Config("input global_local needs model.adapter_size".into())
 }
 
-pub fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
-    linear(x, weight) + bias.to_kind(x.kind())
+/// A product with a weight, and a bias added.
+pub fn affine(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(linear(x, weight)? + bias.to_kind(x.kind()))
 }
 
 #[cfg(test)]

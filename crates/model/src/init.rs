@@ -27,7 +27,8 @@ struct Spec {
 }
 
 /// Draws all parameters and cuts each to the part of `tp_rank`. `draws` gives each name its own generator, so that the
-/// values do not depend on the layout. They are drawn in fp32 and then brought to `kind`.
+/// values do not depend on the layout. They are drawn in fp32 and then brought to `kind`, as many side by side as there are
+/// cores: a core needs minutes for a model of 7 billion.
 pub fn fresh(
     config: &Config,
     std: f64,
@@ -37,18 +38,41 @@ pub fn fresh(
     draws: impl Fn(&str) -> ChaCha8Rng,
 ) -> Result<Parameters, ModelError> {
     config.check(tp)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut parameters = Parameters::default();
-    for spec in specs(config, tp) {
-        let value = fill(&spec, std, draws(&spec.name))?.to_kind(kind).to_device(device);
-        parameters.insert(Parameter::cut(&spec.name, &value, spec.partition, tp_rank, tp));
+    for group in specs(config, tp).chunks(cores) {
+        for (spec, values) in group.iter().zip(drawn(group, std, &draws)) {
+            let value = Tensor::from_slice(&values?).view(spec.shape.as_slice());
+            let value = value.to_kind(kind).to_device(device);
+            parameters.insert(Parameter::cut(&spec.name, &value, spec.partition, tp_rank, tp));
+        }
     }
     Ok(parameters)
 }
 
-fn fill(spec: &Spec, std: f64, mut rng: ChaCha8Rng) -> Result<Tensor, ModelError> {
+/// The values of some parameters, each drawn on a thread of its own.
+fn drawn(
+    group: &[Spec],
+    std: f64,
+    draws: &impl Fn(&str) -> ChaCha8Rng,
+) -> Vec<Result<Vec<f32>, ModelError>> {
+    std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(group.len());
+        for spec in group {
+            let rng = draws(&spec.name);
+            threads.push(scope.spawn(move || fill(spec, std, rng)));
+        }
+        let end = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(end).collect()
+    })
+}
+
+fn fill(spec: &Spec, std: f64, mut rng: ChaCha8Rng) -> Result<Vec<f32>, ModelError> {
     let count = spec.shape.iter().product::<i64>() as usize;
     let bad = |text: String| ModelError::Config(format!("{}: {text}", spec.name));
-    let values: Vec<f32> = match spec.fill {
+    Ok(match spec.fill {
         Fill::Constant(value) => vec![value; count],
         Fill::Normal => {
             let normal = Normal::new(0.0, std as f32).map_err(|e| bad(e.to_string()))?;
@@ -59,8 +83,7 @@ fn fill(spec: &Spec, std: f64, mut rng: ChaCha8Rng) -> Result<Tensor, ModelError
             let uniform = Uniform::new(-bound, bound).map_err(|e| bad(e.to_string()))?;
             uniform.sample_iter(&mut rng).take(count).collect()
         }
-    };
-    Ok(Tensor::from_slice(&values).to_kind(Kind::Float).view(spec.shape.as_slice()))
+    })
 }
 
 fn specs(config: &Config, tp: i64) -> Vec<Spec> {
@@ -114,7 +137,9 @@ fn llama(config: &Config, tp: i64) -> Vec<Spec> {
     let mut specs = vec![table("model.embed_tokens.weight"), table("lm_head.weight")];
     specs.push(replicated("model.norm.weight".into(), &[hidden], Fill::Constant(1.0)));
     for i in 0..config.num_hidden_layers {
-        specs.extend(layer(config, tp, &format!("model.layers.{i}")));
+        let layer = layer(config, tp, &format!("model.layers.{i}"));
+        let factors: Vec<Spec> = layer.iter().flat_map(|spec| factors(config, spec)).collect();
+        specs.extend(layer.into_iter().chain(factors));
     }
     specs
 }
@@ -137,6 +162,23 @@ fn layer(config: &Config, tp: i64, name: &str) -> Vec<Spec> {
         column("mlp.up_proj", config.intermediate_size),
         weight(name, "mlp.down_proj", [hidden, config.intermediate_size], Some(1)),
     ]
+}
+
+/// The factors of LoRA beside a weight, divided as it is. At first they add nothing.
+fn factors(config: &Config, weight: &Spec) -> Vec<Spec> {
+    let name = weight.name.trim_end_matches(".weight");
+    let Some(lora) = config.lora_of(name) else { return Vec::new() };
+    let (out, width) = (weight.shape[0], weight.shape[1]);
+    let [mut a, mut b] = [
+        replicated(format!("{name}.lora_A.weight"), &[lora.rank, width], Fill::Uniform { width }),
+        replicated(format!("{name}.lora_B.weight"), &[out, lora.rank], Fill::Constant(0.0)),
+    ];
+    match weight.partition {
+        Partition::Split { dim: 0, .. } => b.partition = weight.partition,
+        Partition::Split { .. } => a.partition = weight.partition,
+        Partition::Replicated => {}
+    }
+    vec![a, b]
 }
 
 fn weight(layer: &str, part: &str, shape: [i64; 2], split: Option<usize>) -> Spec {

@@ -1,21 +1,48 @@
 //! LLaMA's transformer (arXiv 2302.13971) with grouped-query attention, tensor-parallel.
 
+use std::sync::Arc;
+
+use strand_torch::checkpoint;
 use tch::Tensor;
 
 use crate::config::Config;
+use crate::dropout::{Dropout, Masks};
 use crate::error::ModelError;
-use crate::parallel::{copy_to_ranks, sum_of_ranks};
+use crate::mlp::Mlp;
+use crate::norm::RmsNorm;
 use crate::parameter::Parameters;
-use crate::precision::wide;
-use crate::rope::Rope;
+use crate::precision::product_kind;
+use crate::projection::{Axis, Part, Projection};
+use crate::residency::{Residency, resident};
+use crate::rope::{Frequencies, Rope};
+use crate::sequence::{enter, join, leave, split};
 use crate::slices::{Slices, tree_sum};
+
+/// What the layers do not keep for the backward pass, and compute again there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recompute {
+    /// Nothing: all is kept.
+    Nothing,
+    /// The gated values of each MLP: elementwise from two products that are kept.
+    Gates,
+    /// All of each layer but its input.
+    Layers,
+}
 
 /// The layers and the final norm: hidden states in, hidden states out.
 pub struct Llama {
     layers: Vec<Layer>,
     norm: RmsNorm,
-    head_dim: i64,
-    rope_theta: f64,
+    frequencies: Frequencies,
+    dropout: Option<Dropout>,
+    slices: Slices,
+}
+
+/// What the layers know of the tokens: how positions turn, and what LoRA drops.
+#[derive(Clone)]
+struct Tokens {
+    rope: Rope,
+    masks: Option<Masks>,
 }
 
 impl Llama {
@@ -27,25 +54,59 @@ impl Llama {
         let layer = |i| Layer::new(config, parameters, &format!("model.layers.{i}"), slices);
         Ok(Llama {
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-            norm: RmsNorm::new(parameters, "model.norm", config.rms_norm_eps)?,
-            head_dim: config.head_dim(),
-            rope_theta: config.rope_theta,
+            norm: RmsNorm::new(parameters, "model.norm", config.rms_norm_eps, slices)?,
+            slices: slices.clone(),
+            frequencies: Frequencies::new(config),
+            dropout: Dropout::new(config),
         })
     }
 
     /// `x` `[batch, length, hidden]` → hidden states after the final norm, same shape.
     ///
     /// Attention is causal and positions count from 0. Padding stands on the right, where no real token sees it.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let rope = Rope::new(x.size()[1], self.head_dim, self.rope_theta, x.kind(), x.device());
-        let mut x = x.shallow_clone();
-        for layer in &self.layers {
-            x = layer.forward(&x, &rope)?;
+    ///
+    /// `recompute` says what a layer does not keep for the backward pass.
+    /// With `residency` its weights are there only while it computes. With a key of each sequence, LoRA drops values.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        recompute: Recompute,
+        dropout_keys: Option<&[u64]>,
+        residency: Option<&Arc<dyn Residency>>,
+    ) -> Result<Tensor, ModelError> {
+        let length = x.size()[1];
+        // Ranks whose weights come and go do so together: each one's backward pass reaches the first layer, whether or
+        // not its samples have something in front that is trained.
+        let asks = x.requires_grad() || residency.is_none();
+        let x = if asks { x.shallow_clone() } else { x.detach().set_requires_grad(true) };
+        let mut x = split(&x, &self.slices)?;
+        let tokens = self.tokens(&x, dropout_keys)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let forward = |x: &Tensor| match recompute {
+                Recompute::Layers => layer.recomputed(x, &tokens),
+                Recompute::Gates => layer.forward(x, &tokens, true),
+                Recompute::Nothing => layer.forward(x, &tokens, false),
+            };
+            x = match residency {
+                Some(residency) => resident(residency, i, &x, forward)?,
+                None => forward(&x)?,
+            };
         }
-        Ok(self.norm.forward(&x))
+        join(&self.norm.forward(&x)?, length, &self.slices)
+    }
+
+    /// Of all ranks' tokens, where `x` holds those of this one.
+    fn tokens(&self, x: &Tensor, dropout_keys: Option<&[u64]>) -> Result<Tokens, ModelError> {
+        let ranks = if self.slices.splits_sequences() { self.slices.tp.size() as i64 } else { 1 };
+        let positions = x.size()[1] * ranks;
+        let masks = self.dropout.zip(dropout_keys);
+        let masks = masks.map(|(dropout, keys)| dropout.masks(keys, positions, x.device()));
+        let rope = Rope::new(positions, &self.frequencies, x.kind(), x.device())?;
+        Ok(Tokens { rope, masks: masks.transpose()? })
     }
 }
 
+#[derive(Clone)]
 struct Layer {
     input_norm: RmsNorm,
     attention: Attention,
@@ -60,28 +121,56 @@ impl Layer {
         name: &str,
         slices: &Slices,
     ) -> Result<Layer, ModelError> {
-        let norm = |part| RmsNorm::new(parameters, &format!("{name}.{part}"), config.rms_norm_eps);
+        let norm =
+            |part| RmsNorm::new(parameters, &format!("{name}.{part}"), config.rms_norm_eps, slices);
         Ok(Layer {
             input_norm: norm("input_layernorm")?,
             attention: Attention::new(config, parameters, &format!("{name}.self_attn"), slices)?,
             post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::new(parameters, &format!("{name}.mlp"), slices)?,
+            mlp: Mlp::new(config, parameters, &format!("{name}.mlp"), slices)?,
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor, ModelError> {
-        let x = x + self.attention.forward(&self.input_norm.forward(x), rope)?;
-        let out = self.mlp.forward(&self.post_attention_norm.forward(&x))?;
+    /// With `gates_again` the MLP's gated values are computed again in the backward pass.
+    fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &Tokens,
+        gates_again: bool,
+    ) -> Result<Tensor, ModelError> {
+        let x = x + self.attention.forward(&self.input_norm.forward(x)?, tokens)?;
+        let masks = tokens.masks.as_ref();
+        let normed = self.post_attention_norm.forward(&x)?;
+        let out = self.mlp.forward(&normed, masks, gates_again)?;
         Ok(x + out)
+    }
+
+    /// As [`Self::forward`], with nothing kept but `x`.
+    fn recomputed(&self, x: &Tensor, tokens: &Tokens) -> Result<Tensor, ModelError> {
+        let (layer, tokens) = (self.clone(), tokens.clone());
+        // Where all before this layer is frozen, something still has to ask for its gradients.
+        let asks = x.requires_grad() || !self.is_trained();
+        let x = if asks { x.shallow_clone() } else { x.detach().set_requires_grad(true) };
+        checkpoint(&x, move |x| layer.forward(x, &tokens, false))
+    }
+
+    fn is_trained(&self) -> bool {
+        let Layer { input_norm, attention, post_attention_norm, mlp } = self;
+        let norms = [&input_norm.weight, &post_attention_norm.weight];
+        let attention = [&attention.q, &attention.k, &attention.v, &attention.o];
+        let projections = attention.into_iter().chain([&mlp.gate, &mlp.up, &mlp.down]);
+        let weights = projections.flat_map(Projection::weights);
+        norms.into_iter().chain(weights).any(|weight| weight.requires_grad())
     }
 }
 
 /// Column-parallel queries, keys and values; row-parallel output.
+#[derive(Clone)]
 struct Attention {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    o: Projection,
     head_dim: i64,
     /// Where ranks share key-value heads: the first row of this rank's head.
     shared_kv_row: Option<i64>,
@@ -95,107 +184,62 @@ impl Attention {
         name: &str,
         slices: &Slices,
     ) -> Result<Attention, ModelError> {
-        let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
+        let projection = |part, axis| {
+            Projection::new(config, parameters, &format!("{name}.{part}_proj"), axis, slices)
+        };
         let (rank, size) = (slices.tp.rank() as i64, slices.tp.size() as i64);
         let shared_kv_row = config
             .replicates_kv(size)
             .then(|| rank * config.num_key_value_heads / size * config.head_dim());
         Ok(Attention {
-            q: weight("q")?,
-            k: weight("k")?,
-            v: weight("v")?,
-            o: weight("o")?,
+            q: projection("q", Axis::Column)?,
+            k: projection("k", Axis::Column)?,
+            v: projection("v", Axis::Column)?,
+            o: projection("o", Axis::Row)?,
             head_dim: config.head_dim(),
             shared_kv_row,
             slices: slices.clone(),
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor, ModelError> {
-        let slices = &self.slices;
-        let inputs = slices.fan_out(&copy_to_ranks(x, slices)?);
-        let (k, v) = (self.kv_weight(&self.k)?, self.kv_weight(&self.v)?);
-        let [q, k, v] = [&self.q, &k, &v].map(|weight| slices.cut(weight, 0));
-        let o = slices.cut(&self.o, 1);
-        let part = |(i, x): (usize, &Tensor)| self.slice(x, rope, [&q[i], &k[i], &v[i], &o[i]]);
-        let parts = inputs.iter().enumerate().map(part).collect();
-        sum_of_ranks(&tree_sum(parts), slices)
+    fn forward(&self, x: &Tensor, tokens: &Tokens) -> Result<Tensor, ModelError> {
+        let inputs = self.slices.fan_out(&enter(x, &self.slices)?);
+        let shared = self.shared_kv_row.map(|row| (row, self.head_dim));
+        let [q, k, v] = [(&self.q, None), (&self.k, shared), (&self.v, shared)]
+            .map(|(projection, rows)| projection.parts(rows));
+        let (q, k, v, o) = (q?, k?, v?, self.o.parts(None)?);
+        let part = |(i, x): (usize, &Tensor)| self.slice(x, tokens, [&q[i], &k[i], &v[i], &o[i]]);
+        let parts = inputs.iter().enumerate().map(part).collect::<Result<_, _>>()?;
+        leave(&tree_sum(parts), &self.slices)
     }
 
     /// What the heads of one slice add to the output.
-    fn slice(&self, x: &Tensor, rope: &Rope, [q, k, v, o]: [&Tensor; 4]) -> Tensor {
+    fn slice(
+        &self,
+        x: &Tensor,
+        Tokens { rope, masks }: &Tokens,
+        [q, k, v, o]: [&Part; 4],
+    ) -> Result<Tensor, ModelError> {
         let (batch, length) = (x.size()[0], x.size()[1]);
-        let heads =
-            |w: &Tensor| linear(x, w).view([batch, length, -1, self.head_dim]).transpose(1, 2);
-        let (q, k, v) = (rope.turn(&heads(q)), rope.turn(&heads(k)), heads(v));
+        let masks = masks.as_ref();
+        let heads = |part: &Part| -> Result<Tensor, ModelError> {
+            let out = part.apply(x, masks)?;
+            Ok(out.view([batch, length, -1, self.head_dim]))
+        };
+        let (q, k) = (rope.turn(&heads(q)?)?, rope.turn(&heads(k)?)?);
+        let [q, k, v] = [q, k, heads(v)?].map(|heads| heads.transpose(1, 2));
         let repeats = q.size()[1] / k.size()[1];
         let (k, v) = (repeat_heads(&k, repeats), repeat_heads(&v, repeats));
+        let inner = product_kind(x.kind(), x.device());
+        let [q, k, v] = [q, k, v].map(|heads| heads.to_kind(inner));
         let out = Tensor::scaled_dot_product_attention::<Tensor>(
             &q, &k, &v, None, 0.0, true, None, false,
         );
-        linear(&out.transpose(1, 2).reshape([batch, length, -1]), o)
-    }
-
-    /// The weight of this rank's key or value heads. A shared head's gradient is the sum over all ranks.
-    fn kv_weight(&self, weight: &Tensor) -> Result<Tensor, ModelError> {
-        match self.shared_kv_row {
-            None => Ok(weight.shallow_clone()),
-            Some(row) => Ok(copy_to_ranks(weight, &self.slices)?.narrow(0, row, self.head_dim)),
-        }
+        let out = out.to_kind(x.kind());
+        o.apply(&out.transpose(1, 2).reshape([batch, length, -1]), masks)
     }
 }
 
 fn repeat_heads(x: &Tensor, repeats: i64) -> Tensor {
     if repeats == 1 { x.shallow_clone() } else { x.repeat_interleave_self_int(repeats, 1, None) }
-}
-
-/// SwiGLU: column-parallel gate and up, row-parallel down.
-struct Mlp {
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
-    slices: Slices,
-}
-
-impl Mlp {
-    fn new(parameters: &Parameters, name: &str, slices: &Slices) -> Result<Mlp, ModelError> {
-        let weight = |part| parameters.handle(&format!("{name}.{part}_proj.weight"));
-        let slices = slices.clone();
-        Ok(Mlp { gate: weight("gate")?, up: weight("up")?, down: weight("down")?, slices })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let slices = &self.slices;
-        let inputs = slices.fan_out(&copy_to_ranks(x, slices)?);
-        let [gate, up] = [&self.gate, &self.up].map(|weight| slices.cut(weight, 0));
-        let down = slices.cut(&self.down, 1);
-        let part = |(i, x): (usize, &Tensor)| {
-            linear(&(linear(x, &gate[i]).silu() * linear(x, &up[i])), &down[i])
-        };
-        let parts = inputs.iter().enumerate().map(part).collect();
-        sum_of_ranks(&tree_sum(parts), slices)
-    }
-}
-
-/// RMSNorm (arXiv 1910.07467), in fp32 at least.
-struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl RmsNorm {
-    fn new(parameters: &Parameters, name: &str, eps: f64) -> Result<RmsNorm, ModelError> {
-        Ok(RmsNorm { weight: parameters.handle(&format!("{name}.weight"))?, eps })
-    }
-
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let x_wide = x.to_kind(wide(x.kind()));
-        let mean_square = x_wide.square().mean_dim(-1, true, x_wide.kind());
-        (&x_wide * (mean_square + self.eps).rsqrt() * &self.weight).to_kind(x.kind())
-    }
-}
-
-/// `x` `[…, in]` times `weight` `[out, in]`, in `x`'s type.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
-    x.linear::<Tensor>(&weight.to_kind(x.kind()), None)
 }

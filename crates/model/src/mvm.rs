@@ -4,13 +4,13 @@ use tch::Tensor;
 
 use crate::error::ModelError;
 use crate::frames::affine;
-use crate::parameter::Parameters;
+use crate::parameter::{Parameters, Weight};
 use crate::precision::wide;
 
 /// Linear and LayerNorm on the student's side.
 pub struct Decoder {
-    head: (Tensor, Tensor),
-    norm: (Tensor, Tensor),
+    head: (Weight, Weight),
+    norm: (Weight, Weight),
 }
 
 impl Decoder {
@@ -25,10 +25,10 @@ impl Decoder {
     }
 
     /// `[n, hidden]` → `[n, hidden]` in fp32, or fp64 where `x` is.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (weight, bias) = (&self.norm.0, &self.norm.1);
-        let x = affine(x, &self.head.0, &self.head.1).to_kind(wide(x.kind()));
-        x.layer_norm(weight.size(), Some(weight), Some(bias), Self::EPS, true)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let (weight, bias): (&Tensor, &Tensor) = (&self.norm.0, &self.norm.1);
+        let x = affine(x, &self.head.0, &self.head.1)?.to_kind(wide(x.kind()));
+        Ok(x.layer_norm(weight.size(), Some(weight), Some(bias), Self::EPS, true))
     }
 }
 

@@ -1,10 +1,13 @@
 //! Named parameters and the slices of them that a rank holds.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use tch::Tensor;
 
 use crate::error::ModelError;
+use crate::sink::Sink;
+use crate::slices::Slices;
 
 /// How tensor-parallel ranks share a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Parameter {
     pub tensor: Tensor,
     /// What of the global tensor this part holds.
     pub slice: Slice,
+    /// Where its gradient goes, if not through autograd.
+    pub sink: Sink,
 }
 
 impl Parameter {
@@ -63,7 +68,7 @@ impl Parameter {
             part = pad_end(&part, dim, padded / tp);
         }
         let tensor = part.contiguous().copy().set_requires_grad(true);
-        Parameter { name: name.into(), shape, partition, tensor, slice }
+        Parameter { name: name.into(), shape, partition, tensor, slice, sink: Sink::default() }
     }
 
     /// The part without its padding: a view.
@@ -124,10 +129,38 @@ impl Parameters {
     ///
     /// # Errors
     /// There is none of that name.
-    pub(crate) fn handle(&self, name: &str) -> Result<Tensor, ModelError> {
+    pub(crate) fn handle(&self, name: &str) -> Result<Weight, ModelError> {
         let parameter =
             self.0.get(name).ok_or_else(|| ModelError::Config(format!("no parameter {name}")))?;
-        Ok(parameter.tensor.shallow_clone())
+        Ok(Weight { tensor: parameter.tensor.shallow_clone(), sink: parameter.sink.clone() })
+    }
+}
+
+/// A tensor that parts of the model share: its clones are the same memory and the same leaf.
+#[derive(Debug)]
+pub(crate) struct Weight {
+    tensor: Tensor,
+    sink: Sink,
+}
+
+impl Weight {
+    /// Where its gradient may go. With sums in a fixed order it is cut for some layouts, and goes through autograd on all.
+    pub fn sink(&self, slices: &Slices) -> Option<&Sink> {
+        (!slices.is_exact()).then_some(&self.sink)
+    }
+}
+
+impl Clone for Weight {
+    fn clone(&self) -> Weight {
+        Weight { tensor: self.tensor.shallow_clone(), sink: self.sink.clone() }
+    }
+}
+
+impl Deref for Weight {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.tensor
     }
 }
 

@@ -16,13 +16,25 @@ pub struct Slices {
     pub count: i64,
     /// Whether sums follow the tree.
     is_exact: bool,
+    /// Whether each rank has a part of every sequence between the tensor-parallel products.
+    sequence_parallel: bool,
 }
 
 impl Slices {
     /// The slices of a rank of `tp`; `exact_tp` is their number over all ranks.
-    pub fn new(tp: &Group, exact_tp: Option<i64>) -> Slices {
+    pub fn new(tp: &Group, exact_tp: Option<i64>, sequence_parallel: bool) -> Slices {
         let count = exact_tp.map_or(1, |slices| slices / tp.size() as i64);
-        Slices { tp: tp.clone(), count, is_exact: exact_tp.is_some() }
+        Slices { tp: tp.clone(), count, is_exact: exact_tp.is_some(), sequence_parallel }
+    }
+
+    /// Whether this rank has only a part of every sequence between the tensor-parallel products.
+    pub fn splits_sequences(&self) -> bool {
+        self.sequence_parallel && self.tp.size() > 1
+    }
+
+    /// Whether sums have one order on all layouts.
+    pub fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     /// The first of this rank's slices among those of all.
@@ -80,7 +92,7 @@ mod tests {
     use super::*;
 
     fn alone(exact_tp: i64) -> Slices {
-        Slices::new(&Group::single("tp"), Some(exact_tp))
+        Slices::new(&Group::single("tp"), Some(exact_tp), false)
     }
 
     #[test]

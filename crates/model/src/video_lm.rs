@@ -1,19 +1,23 @@
 //! The whole model: features and token ids in, losses out.
 
+use std::sync::Arc;
+
 use rand_chacha::ChaCha8Rng;
 use strand_comm::Group;
+use strand_torch::upload;
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{Layout, Sample, Sequences};
+use crate::batch::{Layout, Sample, Sequences, dropout_keys};
 use crate::config::{Config, VideoInput};
 use crate::error::ModelError;
 use crate::frames::FrameEncoder;
 use crate::init;
-use crate::llama::Llama;
+use crate::llama::{Llama, Recompute};
 use crate::lm_loss::LmHead;
 use crate::mvm::{Decoder, distance_sum};
 use crate::parallel::embed;
-use crate::parameter::Parameters;
+use crate::parameter::{Parameters, Weight};
+use crate::residency::Residency;
 use crate::slices::Slices;
 
 /// How a micro-batch goes through the model.
@@ -25,6 +29,8 @@ pub struct Pass {
     pub mvm: Option<bool>,
     /// Compute type.
     pub kind: Kind,
+    /// What the layers compute again in the backward pass.
+    pub recompute: Recompute,
 }
 
 /// What a micro-batch adds to the step's sums.
@@ -43,13 +49,14 @@ pub struct Losses {
 pub struct VideoLm {
     config: Config,
     parameters: Parameters,
-    embed_tokens: Tensor,
+    embed_tokens: Weight,
     frames: FrameEncoder,
     llama: Llama,
     lm_head: LmHead,
     decoder: Option<Decoder>,
     slices: Slices,
     device: Device,
+    residency: Option<Arc<dyn Residency>>,
 }
 
 impl VideoLm {
@@ -67,7 +74,7 @@ impl VideoLm {
     ) -> Result<VideoLm, ModelError> {
         let (rank, size) = (tp.rank() as i64, tp.size() as i64);
         let parameters = init::fresh(&config, init_std, rank, size, (kind, device), draws)?;
-        let slices = Slices::new(tp, config.exact_tp);
+        let slices = Slices::new(tp, config.exact_tp, config.sequence_parallel);
         Ok(VideoLm {
             embed_tokens: parameters.handle("model.embed_tokens.weight")?,
             frames: FrameEncoder::new(&config, &parameters)?,
@@ -78,7 +85,13 @@ impl VideoLm {
             parameters,
             slices,
             device,
+            residency: None,
         })
+    }
+
+    /// Has the weights of the layers there only while they compute.
+    pub fn set_residency(&mut self, residency: Option<Arc<dyn Residency>>) {
+        self.residency = residency;
     }
 
     /// The parameters, in an order that is the same on every rank.
@@ -96,16 +109,18 @@ impl VideoLm {
         &self.config
     }
 
-    /// Losses of a micro-batch. All tensor-parallel ranks pass the same samples.
+    /// Losses of a micro-batch. All tensor-parallel ranks pass the same samples, whose memory a GPU reads later: it must
+    /// stay until something that comes of the losses has been waited for.
     ///
     /// # Errors
     /// A sample does not fit the model, or a collective failed.
     pub fn losses(&self, samples: &[Sample], pass: Pass) -> Result<Losses, ModelError> {
         let layout = Layout::new(samples, &self.config, pass.input, pass.mvm.is_some())?;
         let source = self.source(samples, &layout, pass)?;
-        let student = self.hidden(&source, &layout.student)?;
-        let at_labels = student.index_select(0, &self.indices(&layout.label_positions));
-        let lm = self.lm_head.losses(&at_labels, &self.indices(&layout.labels))?;
+        let keys = dropout_keys(samples)?;
+        let student = self.hidden(&source, &layout.student, pass.recompute, keys.as_deref())?;
+        let at_labels = student.index_select(0, &self.indices(&layout.label_positions)?);
+        let lm = self.lm_head.losses(&at_labels, &self.indices(&layout.labels)?)?;
         let num_compared = layout.student_compared.len() as i64;
         let mvm_sum = match pass.mvm {
             Some(decoder) if num_compared > 0 => {
@@ -116,6 +131,25 @@ impl VideoLm {
         Ok(Losses { lm, label_samples: layout.label_samples, mvm_sum, num_compared })
     }
 
+    /// What follows each token of a text: `ids` `[n]` → logits `[n, vocab_size]`, without gradient. Training needs none:
+    /// this is for comparing with other programs.
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary, there are too many, or a collective failed.
+    pub fn text_logits(&self, ids: &[i64], kind: Kind) -> Result<Tensor, ModelError> {
+        let features = Tensor::zeros([0, 1, self.config.feature_size], (kind, self.device));
+        let (before, after, answer) = (ids.to_vec(), Vec::new(), Vec::new());
+        let sample = Sample { before, features, kept: None, after, answer, dropout_key: None };
+        let samples = std::slice::from_ref(&sample);
+        let pass = Pass { input: VideoInput::All, mvm: None, kind, recompute: Recompute::Nothing };
+        tch::no_grad(|| {
+            let layout = Layout::new(samples, &self.config, pass.input, false)?;
+            let source = self.source(samples, &layout, pass)?;
+            let hidden = self.hidden(&source, &layout.student, Recompute::Nothing, None)?;
+            self.lm_head.all_logits(&hidden)
+        })
+    }
+
     /// `[text tokens + visual tokens + 1, hidden]`: embeddings, projected features and a row of zeros for padding.
     fn source(
         &self,
@@ -124,26 +158,36 @@ impl VideoLm {
         pass: Pass,
     ) -> Result<Tensor, ModelError> {
         let first = self.embed_tokens.size()[0] * self.slices.tp.rank() as i64;
-        let ids = self.indices(&layout.text_ids);
+        let ids = self.indices(&layout.text_ids)?;
         let mut rows =
             vec![embed(&ids, &self.embed_tokens, first, &self.slices)?.to_kind(pass.kind)];
         for group in &layout.groups {
-            let features: Vec<&Tensor> = group.iter().map(|&i| &samples[i].features).collect();
-            let features = Tensor::stack(&features, 0).to_device(self.device).to_kind(pass.kind);
+            let features = group.iter().map(|&i| upload(&samples[i].features, self.device));
+            let features = features.collect::<Result<Vec<_>, _>>()?;
+            let features = Tensor::stack(&features, 0).to_kind(pass.kind);
             rows.push(self.frames.forward(&features, pass.input)?.flatten(0, 1));
         }
         rows.push(Tensor::zeros([1, self.config.hidden_size], (pass.kind, self.device)));
         Ok(Tensor::cat(&rows, 0))
     }
 
-    /// Hidden states after the final norm, `[batch · length, hidden]`.
-    fn hidden(&self, source: &Tensor, sequences: &Sequences) -> Result<Tensor, ModelError> {
+    /// Hidden states after the final norm, `[batch · length, hidden]`. With a key of each sequence, LoRA drops values.
+    fn hidden(
+        &self,
+        source: &Tensor,
+        sequences: &Sequences,
+        recompute: Recompute,
+        dropout_keys: Option<&[u64]>,
+    ) -> Result<Tensor, ModelError> {
         let shape = [sequences.batch, sequences.length, self.config.hidden_size];
-        let inputs = source.index_select(0, &self.indices(&sequences.rows)).view(shape);
-        Ok(self.llama.forward(&inputs)?.flatten(0, 1))
+        let inputs = source.index_select(0, &self.indices(&sequences.rows)?).view(shape);
+        let hidden =
+            self.llama.forward(&inputs, recompute, dropout_keys, self.residency.as_ref())?;
+        Ok(hidden.flatten(0, 1))
     }
 
-    /// The teacher has the same weights, sees every token, and stops at the last visual one: attention is causal.
+    /// The teacher has the same weights, sees every token, drops nothing, and stops at the last visual token: attention is
+    /// causal.
     fn mvm_sum(
         &self,
         source: &Tensor,
@@ -151,18 +195,19 @@ impl VideoLm {
         layout: &Layout,
         decoder: bool,
     ) -> Result<Tensor, ModelError> {
-        let teacher = tch::no_grad(|| self.hidden(&source.detach(), &layout.teacher))?;
-        let teacher = teacher.index_select(0, &self.indices(&layout.teacher_compared));
-        let student = student.index_select(0, &self.indices(&layout.student_compared));
+        let hidden = || self.hidden(&source.detach(), &layout.teacher, Recompute::Nothing, None);
+        let teacher = tch::no_grad(hidden)?;
+        let teacher = teacher.index_select(0, &self.indices(&layout.teacher_compared)?);
+        let student = student.index_select(0, &self.indices(&layout.student_compared)?);
         let student = match (&self.decoder, decoder) {
-            (Some(decoder), true) => decoder.forward(&student),
+            (Some(decoder), true) => decoder.forward(&student)?,
             (None, true) => return Err(ModelError::Config("the model has no MVM decoder".into())),
             (_, false) => student,
         };
         Ok(distance_sum(&student, &teacher))
     }
 
-    fn indices(&self, values: &[i64]) -> Tensor {
-        Tensor::from_slice(values).to_device(self.device)
+    fn indices(&self, values: &[i64]) -> Result<Tensor, ModelError> {
+        Ok(upload(&Tensor::from_slice(values), self.device)?)
     }
 }

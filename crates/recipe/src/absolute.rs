@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::{Recipe, Start};
 
 impl Recipe {
-    /// The recipe with its relative paths (tokenizer, data sets, checkpoints that stages start from) made absolute,
+    /// The recipe with its relative paths (tokenizer, data sets, weights that stages start from) made absolute,
     /// as seen from `folder`. URLs stay as they are.
     pub fn absolute(mut self, folder: &Path) -> Recipe {
         self.tokenizer = absolute(folder, &self.tokenizer);
@@ -13,11 +13,22 @@ impl Recipe {
             set.url = absolute(folder, &set.url);
         }
         for stage in &mut self.stages {
-            if let Start::Checkpoint(url) = &mut stage.start {
+            for url in urls_of(&mut stage.start) {
                 *url = absolute(folder, url);
             }
         }
         self
+    }
+}
+
+fn urls_of(start: &mut Start) -> Vec<&mut String> {
+    match start {
+        Start::Scratch | Start::Stage(_) => Vec::new(),
+        Start::Checkpoint(url) => vec![url],
+        Start::HuggingFace(start) => {
+            let others = start.projector.iter_mut().chain(&mut start.adapter);
+            std::iter::once(&mut start.llama).chain(others).collect()
+        }
     }
 }
 
@@ -36,6 +47,7 @@ fn clean(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HuggingFace;
     use crate::check::tests::example;
 
     #[test]
@@ -45,11 +57,20 @@ mod tests {
         recipe.data.entry("train".into()).and_modify(|set| set.url = "../train".into());
         recipe.data.entry("held_out".into()).and_modify(|set| set.url = "s3://b/x".into());
         recipe.stages[0].start = Start::Checkpoint("runs/a".into());
-        let recipe = recipe.absolute(Path::new("/home/me"));
+        let mut recipe = recipe.absolute(Path::new("/home/me"));
         assert_eq!(recipe.tokenizer, "/home/me/demo/tokenizer.json");
         assert_eq!(recipe.data["train"].url, "/home/me/../train");
         assert_eq!(recipe.data["held_out"].url, "s3://b/x");
         assert_eq!(recipe.stages[0].start, Start::Checkpoint("/home/me/runs/a".into()));
         assert_eq!(recipe.clone().absolute(Path::new("/elsewhere")), recipe);
+        let start = |llama: &str, projector: &str, adapter: &str| {
+            let [projector, adapter] = [projector, adapter].map(|url| Some(url.to_owned()));
+            Start::HuggingFace(HuggingFace { llama: llama.into(), projector, adapter })
+        };
+        recipe.stages[0].start = start("s3://b/vicuna", "minigpt4.safetensors", "runs/lora");
+        let recipe = recipe.absolute(Path::new("/home/me"));
+        let expected =
+            start("s3://b/vicuna", "/home/me/minigpt4.safetensors", "/home/me/runs/lora");
+        assert_eq!(recipe.stages[0].start, expected);
     }
 }

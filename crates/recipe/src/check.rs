@@ -50,6 +50,10 @@ impl Recipe {
         if self.runtime.cache.folder.as_ref().is_some_and(|folder| folder.trim().is_empty()) {
             findings.error("runtime.cache.folder", "must be a folder of the nodes", None);
         }
+        if let Some(factor) = self.runtime.bad_steps.spike_factor {
+            let path = "runtime.bad_steps.spike_factor";
+            findings.number(path, factor, "above 1", |factor| factor > 1.0);
+        }
         let timeout = self.runtime.collective_timeout_s;
         findings.number("runtime.collective_timeout_s", timeout, "above 0", |s| s > 0.0);
     }

@@ -1,7 +1,7 @@
 //! Shapes of the model, and how the mesh cuts them.
 
 use crate::problem::Findings;
-use crate::{Batch, Llama, Recipe, VideoInput};
+use crate::{Batch, Llama, Llama3Scaling, Recipe, RopeScaling, VideoInput};
 
 impl Recipe {
     pub(crate) fn check_model(&self, findings: &mut Findings) {
@@ -11,6 +11,7 @@ impl Recipe {
         findings.positive("model.feature_size", self.model.feature_size);
         findings.number("model.init_std", self.model.init_std, "0 or more", |std| std >= 0.0);
         self.check_adapter(findings);
+        self.check_lora(findings);
         self.check_batch("batch", self.batch, findings);
     }
 
@@ -44,7 +45,7 @@ impl Recipe {
         if !self.parallel.pad_vocab {
             divides("vocab_size", llama.vocab_size, tp, findings);
         }
-        let kv_heads = key_value_heads(llama);
+        let kv_heads = llama.key_value_heads();
         if kv_heads > 0 && !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
             let message = format!(
                 "{kv_heads} key and value heads and parallel.tp = {tp}: neither divides the other"
@@ -54,7 +55,21 @@ impl Recipe {
     }
 
     fn check_exact_tp(&self, findings: &mut Findings) {
+        let zero = self.memory.zero;
+        if zero > 3 {
+            findings.error("memory.zero", format!("{zero} is not 0, 1, 2 or 3"), None);
+        }
         let Some(slices) = self.parallel.exact_tp else { return };
+        if zero > 0 {
+            let message = "divided gradients are added in an order that depends on dp";
+            let hint = "set memory.zero: 0, or leave parallel.exact_tp out".to_owned();
+            findings.error("memory.zero", message, Some(hint));
+        }
+        if self.parallel.sequence_parallel {
+            let message = "reduce-scatters add in an order that depends on tp";
+            let hint = "leave it or parallel.exact_tp out".to_owned();
+            findings.error("parallel.sequence_parallel", message, Some(hint));
+        }
         let (llama, tp) = (&self.model.llama, self.parallel.tp);
         if !slices.is_power_of_two() || !slices.is_multiple_of(tp) {
             let message = format!("{slices} is no power of two that parallel.tp = {tp} divides");
@@ -62,7 +77,7 @@ impl Recipe {
             findings.error("parallel.exact_tp", message, Some(hint));
             return;
         }
-        let heads = key_value_heads(llama);
+        let heads = llama.key_value_heads();
         for (key, size) in [
             ("model.llama.num_key_value_heads", heads),
             ("model.llama.intermediate_size", llama.intermediate_size),
@@ -110,10 +125,6 @@ impl Recipe {
     }
 }
 
-fn key_value_heads(llama: &Llama) -> usize {
-    llama.num_key_value_heads.unwrap_or(llama.num_attention_heads)
-}
-
 fn check_llama(llama: &Llama, findings: &mut Findings) {
     let sizes = [
         ("vocab_size", llama.vocab_size),
@@ -121,7 +132,7 @@ fn check_llama(llama: &Llama, findings: &mut Findings) {
         ("intermediate_size", llama.intermediate_size),
         ("num_hidden_layers", llama.num_hidden_layers),
         ("num_attention_heads", llama.num_attention_heads),
-        ("num_key_value_heads", key_value_heads(llama)),
+        ("num_key_value_heads", llama.key_value_heads()),
         ("max_position_embeddings", llama.max_position_embeddings),
     ];
     for (key, size) in sizes {
@@ -131,11 +142,34 @@ fn check_llama(llama: &Llama, findings: &mut Findings) {
     }
     findings.number("model.llama.rms_norm_eps", llama.rms_norm_eps, "above 0", |eps| eps > 0.0);
     findings.number("model.llama.rope_theta", llama.rope_theta, "above 0", |theta| theta > 0.0);
+    if let Some(scaling) = &llama.rope_scaling {
+        check_scaling(scaling, findings);
+    }
+}
+
+fn check_scaling(scaling: &RopeScaling, findings: &mut Findings) {
+    let path = "model.llama.rope_scaling";
+    match scaling {
+        RopeScaling::Linear { factor } => {
+            findings.number(format!("{path}.linear.factor"), *factor, "at least 1", |f| f >= 1.0);
+        }
+        RopeScaling::Llama3(llama3) => {
+            let path = format!("{path}.llama3");
+            let Llama3Scaling { factor, low_freq_factor: low, high_freq_factor: high, .. } =
+                *llama3;
+            findings.number(format!("{path}.factor"), factor, "at least 1", |f| f >= 1.0);
+            findings.number(format!("{path}.low_freq_factor"), low, "above 0", |f| f > 0.0);
+            let words = "above low_freq_factor";
+            findings.number(format!("{path}.high_freq_factor"), high, words, |f| f > low);
+            let positions = llama3.original_max_position_embeddings;
+            findings.positive(format!("{path}.original_max_position_embeddings"), positions);
+        }
+    }
 }
 
 fn check_heads(llama: &Llama, findings: &mut Findings) {
     let (hidden, heads, kv_heads) =
-        (llama.hidden_size, llama.num_attention_heads, key_value_heads(llama));
+        (llama.hidden_size, llama.num_attention_heads, llama.key_value_heads());
     if heads == 0 || kv_heads == 0 {
         return;
     }
@@ -177,6 +211,20 @@ mod tests {
         assert_problem(&["model.llama.num_key_value_heads=3"], "does not divide");
         assert_problem(&["model.llama.num_hidden_layers=0"], "at least 1");
         assert_problem(&["model.llama.rms_norm_eps=0"], "rms_norm_eps: must be above 0, not 0");
+    }
+
+    #[test]
+    fn scaled_positions_are_in_range() {
+        let scaling = |text: &str| format!("model.llama.rope_scaling={text}");
+        assert_eq!(problems(&[&scaling("{linear: {factor: 2}}")]), [""; 0]);
+        assert_problem(&["model.llama.rope_scaling.linear.factor=0.5"], "at least 1, not 0.5");
+        let llama3 = |high: u32| {
+            scaling(&format!(
+                "{{llama3: {{factor: 8, low_freq_factor: 1, high_freq_factor: {high}, original_max_position_embeddings: 64}}}}"
+            ))
+        };
+        assert_eq!(problems(&[&llama3(4)]), [""; 0]);
+        assert_problem(&[&llama3(1)], "above low_freq_factor");
     }
 
     #[test]

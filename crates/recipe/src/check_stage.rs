@@ -3,7 +3,7 @@
 use crate::check::check_name;
 use crate::problem::Findings;
 use crate::suggest;
-use crate::{DynamicMask, Length, Mask, Optimizer, Recipe, Stage, Start, Warmup};
+use crate::{DynamicMask, HuggingFace, Length, Mask, Optimizer, Recipe, Stage, Start, Warmup};
 
 impl Recipe {
     pub(crate) fn check_stage(&self, index: usize, findings: &mut Findings) {
@@ -16,10 +16,36 @@ impl Recipe {
         check_video(stage, &place, findings);
         check_mask(stage, &place, findings);
         check_trained(stage, &place, findings);
+        self.check_groups(stage, &place, findings);
         check_optimizer(&stage.optimizer, &format!("{place}.optimizer"), findings);
         check_length(stage, &place, findings);
         if let Some(batch) = stage.batch {
             self.check_batch(&format!("{place}.batch"), batch, findings);
+        }
+    }
+
+    /// A group without a parameter is a mistake in its patterns.
+    fn check_groups(&self, stage: &Stage, place: &str, findings: &mut Findings) {
+        if stage.optimizer.groups.is_empty() || self.model.llama.num_attention_heads == 0 {
+            return;
+        }
+        let names = self.parameters().into_iter().map(|parameter| parameter.name);
+        let trained: Vec<String> = names.filter(|name| stage.trains(name)).collect();
+        for (index, group) in stage.optimizer.groups.iter().enumerate() {
+            let path = format!("{place}.optimizer.groups[{index}]");
+            let earlier = &stage.optimizer.groups[..index];
+            let is_own = |name: &&String| group.has(name) && !earlier.iter().any(|it| it.has(name));
+            if !trained.iter().any(|name| is_own(&name)) {
+                let hint =
+                    "patterns match whole names, as in names: [\"proj.*\", \"*.lora_B.weight\"]";
+                let message = "no parameter that the stage trains is left for this group";
+                findings.error(format!("{path}.names"), message, Some(hint.to_owned()));
+            }
+            let scale = group.lr_scale;
+            findings.number(format!("{path}.lr_scale"), scale, "0 or more", |it| it >= 0.0);
+            if let Some(decay) = group.weight_decay {
+                findings.number(format!("{path}.weight_decay"), decay, "0 or more", |it| it >= 0.0);
+            }
         }
     }
 
@@ -31,6 +57,9 @@ impl Recipe {
                 return findings.error(path, "must name a checkpoint", None);
             }
             Start::Checkpoint(_) => return,
+            Start::HuggingFace(start) => {
+                return self.check_hugging_face(start, &format!("{path}.hugging_face"), findings);
+            }
             Start::Stage(name) => name,
         };
         let named = |stage: &Stage| stage.name == *name;
@@ -45,6 +74,25 @@ impl Recipe {
             (format!("there is no stage `{name}`"), suggest::hint(name, earlier))
         };
         findings.error(path, message, hint);
+    }
+
+    fn check_hugging_face(&self, start: &HuggingFace, path: &str, findings: &mut Findings) {
+        if start.llama.trim().is_empty() {
+            findings.error(format!("{path}.llama"), "must name a folder or URL", None);
+        }
+        if start.projector.as_ref().is_some_and(|url| url.trim().is_empty()) {
+            let hint = "remove it where the projector starts afresh".to_owned();
+            findings.error(format!("{path}.projector"), "must name a folder or file", Some(hint));
+        }
+        let Some(adapter) = &start.adapter else { return };
+        if adapter.trim().is_empty() {
+            let hint = "remove it where the factors start afresh".to_owned();
+            findings.error(format!("{path}.adapter"), "must name a folder or URL", Some(hint));
+        }
+        if self.model.lora.as_ref().is_none_or(|lora| lora.rank == 0) {
+            let hint = "give model.lora the adapter's rank, alpha and targets".to_owned();
+            findings.error(format!("{path}.adapter"), "the model has no `lora`", Some(hint));
+        }
     }
 
     fn check_sources(&self, stage: &Stage, place: &str, findings: &mut Findings) {
@@ -187,6 +235,17 @@ mod tests {
         assert_problem(&["stages.base.start.stage=all"], "does not run before");
         assert_problem(&["stages.all.start.stage=all"], "does not run before");
         assert_problem(&["stages.all.start.checkpoint=''"], "must name a checkpoint");
+        let start = |text: &str| format!("stages.all.start={{hugging_face: {text}}}");
+        assert_eq!(problems(&[&start("{llama: vicuna-7b}")]), [""; 0]);
+        assert_problem(&[&start("{llama: ' '}")], "hugging_face.llama: must name a folder");
+        assert_problem(&[&start("{llama: a, projector: ''}")], "hugging_face.projector: must name");
+        assert_problem(
+            &[&start("{llama: a, adapter: b}")],
+            "hugging_face.adapter: the model has no",
+        );
+        let lora = "model.lora={rank: 2, alpha: 4}";
+        assert_eq!(problems(&[lora, &start("{llama: a, adapter: b}")]), [""; 0]);
+        assert_problem(&[lora, &start("{llama: a, adapter: ' '}")], "adapter: must name a folder");
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub(crate) fn eps() -> f64 {
     1e-8
 }
 
+pub(crate) fn lr_scale() -> f64 {
+    1.0
+}
+
 pub(crate) fn everything() -> Vec<String> {
     vec!["*".into()]
 }

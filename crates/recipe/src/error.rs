@@ -56,6 +56,16 @@ pub enum RecipeError {
         /// What the serializer said.
         reason: String,
     },
+    /// A `config.json` of Hugging Face that describes another model, or one that is not known here.
+    #[error("{url}: {}", lines(reasons))]
+    Config {
+        /// The file.
+        url: String,
+        /// Everything that is wrong.
+        reasons: Vec<String>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// dp × tp does not fill the world.
     #[error("world size {world_size}: {reason}")]
     World {
@@ -75,7 +85,9 @@ impl RecipeError {
             Self::Read { .. } => {
                 Some("give the path of a recipe, for example recipes/demo.yaml".into())
             }
-            Self::Syntax { hint, .. } | Self::Override { hint, .. } => hint.clone(),
+            Self::Syntax { hint, .. } | Self::Override { hint, .. } | Self::Config { hint, .. } => {
+                hint.clone()
+            }
             Self::Invalid { problems, .. } => match problems.as_slice() {
                 [only] => only.hint.clone(),
                 _ => None,
@@ -103,6 +115,14 @@ fn listing(problems: &[Problem]) -> String {
         text.push_str(&format!("\n  {problem}"));
     }
     text
+}
+
+/// One reason stands in the same line, several in a list.
+fn lines(reasons: &[String]) -> String {
+    match reasons {
+        [only] => only.clone(),
+        _ => format!("{} problems\n  {}", reasons.len(), reasons.join("\n  ")),
+    }
 }
 
 struct Excerpt<'a>(&'a RecipeError);

@@ -6,11 +6,11 @@ use crate::{Mask, MaskPeriod, Normalization, Recipe, RecipeError};
 
 /// Where and how a run runs, and what it writes down, leave its result as it is. So does the layout: a checkpoint of
 /// one dp × tp continues on another.
-const WITHOUT_EFFECT: [&str; 5] = ["name", "runtime", "checkpoint", "trace", "parallel"];
+const WITHOUT_EFFECT: [&str; 6] = ["name", "runtime", "checkpoint", "trace", "parallel", "memory"];
 
 impl Recipe {
     /// BLAKE3 in hexadecimal of what determines the result: everything but `name`, `runtime`, `checkpoint`, `trace`,
-    /// `parallel`, and `batch.micro` where losses and masks do not depend on it.
+    /// `parallel`, `memory`, and `batch.micro` where losses and masks do not depend on it.
     ///
     /// # Errors
     /// The serializer refuses the recipe.
@@ -80,6 +80,7 @@ mod tests {
             "parallel.tp=2",
             "runtime.prefetch_mib=1",
             "runtime.skip_budget=8",
+            "runtime.bad_steps.budget=8",
             "runtime.cache.limit=1GiB",
             "checkpoint.every_steps=3",
             "trace.samples=true",

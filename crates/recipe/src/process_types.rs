@@ -34,6 +34,9 @@ pub struct Trace {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtime {
+    /// Where the ranks compute.
+    #[serde(skip_serializing_if = "Device::is_auto")]
+    pub device: Device,
     /// Compute threads of each rank on CPUs; cores ÷ ranks on the node where unset.
     pub threads_per_rank: Option<usize>,
     /// A collective that takes longer fails the run, in seconds.
@@ -43,8 +46,44 @@ pub struct Runtime {
     /// Damaged samples that a whole run may leave out, over all ranks and restarts; one more fails it. Those left out
     /// are listed in skipped.jsonl.
     pub skip_budget: u64,
+    /// What is done about steps whose loss or gradient is of no use.
+    pub bad_steps: BadSteps,
     /// Row groups from object storage kept on the node's disk, for all its ranks.
     pub cache: Cache,
+}
+
+/// Where the ranks compute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// On GPUs where the node has some, each rank on its own; else on CPUs.
+    #[default]
+    Auto,
+    /// On CPUs.
+    Cpu,
+    /// Each rank on the GPU whose index is its local rank; without one the run fails.
+    Cuda,
+}
+
+impl Device {
+    fn is_auto(&self) -> bool {
+        *self == Device::Auto
+    }
+}
+
+/// What is done about a step whose loss or gradient is of no use, on all ranks together, before its update: the update
+/// is left out, then the run goes back to its last checkpoint and leaves the step out when it comes again, then it stops
+/// with code 6. bad-steps.jsonl lists such steps and their samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BadSteps {
+    /// Steps that may be left out since the run began or last went back.
+    pub budget: u64,
+    /// How often the run may go back.
+    pub roll_backs: u64,
+    /// A loss or gradient norm this many times the median of the stage's last 64 good steps is bad, too. Where unset,
+    /// only numbers that are not finite are.
+    pub spike_factor: Option<f64>,
 }
 
 /// Row groups on a node's disk: with it the ranks of a node fetch each of them once.
@@ -76,10 +115,12 @@ pub enum CacheMode {
 impl Default for Runtime {
     fn default() -> Self {
         Runtime {
+            device: Device::default(),
             threads_per_rank: None,
             collective_timeout_s: 600.0,
             prefetch_mib: 256,
             skip_budget: 0,
+            bad_steps: BadSteps::default(),
             cache: Cache::default(),
         }
     }

@@ -47,6 +47,7 @@ mod tests {
             eps: 1e-8,
             weight_decay: 0.0,
             clip_grad_norm: None,
+            groups: Vec::new(),
         };
         let schedule = Schedule { warmup, decay };
         (0..total).map(|step| learning_rate(&optimizer, &schedule, step, total)).collect()

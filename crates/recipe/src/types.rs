@@ -9,6 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::defaults;
+use crate::llama::Llama;
+use crate::lora::Lora;
+use crate::memory::Memory;
 use crate::process_types::{Checkpoint, Runtime, Trace};
 
 /// A run: one model taken through a list of stages.
@@ -32,6 +35,9 @@ pub struct Recipe {
     /// Type of the forward and backward pass. Weights, moments, losses and norms are fp32 in both.
     #[serde(default)]
     pub precision: Precision,
+    /// What is kept in memory and what is computed again.
+    #[serde(default)]
+    pub memory: Memory,
     /// Samples per step; a stage may override it.
     pub batch: Batch,
     /// How losses are averaged.
@@ -64,37 +70,12 @@ pub struct Model {
     /// How the prompt is built around the video.
     #[serde(default)]
     pub prompt: PromptStyle,
+    /// Low-rank adaptation of the language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Standard deviation of freshly drawn weights.
     #[serde(default = "defaults::init_std")]
     pub init_std: f64,
-}
-
-/// LLaMA configuration, named as in Hugging Face's `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Llama {
-    /// Rows of the embedding; every token id is below it.
-    pub vocab_size: usize,
-    /// Width of the hidden states.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Transformer layers.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads where unset.
-    #[serde(default)]
-    pub num_key_value_heads: Option<usize>,
-    /// Epsilon of RMSNorm.
-    #[serde(default = "defaults::rms_norm_eps")]
-    pub rms_norm_eps: f64,
-    /// Base of the rotary position embedding.
-    #[serde(default = "defaults::rope_theta")]
-    pub rope_theta: f64,
-    /// Longest sequence that a sample may make, in tokens.
-    #[serde(default = "defaults::max_position_embeddings")]
-    pub max_position_embeddings: usize,
 }
 
 /// Prompt template around the video.
@@ -131,11 +112,15 @@ pub struct Parallel {
     /// same on all layouts, and costs some speed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact_tp: Option<usize>,
+    /// Divide the sequences among the tensor-parallel ranks where each would do the same (sequence parallelism,
+    /// arXiv 2205.05198): less memory for activations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sequence_parallel: bool,
 }
 
 impl Default for Parallel {
     fn default() -> Self {
-        Parallel { dp: None, tp: 1, pad_vocab: true, exact_tp: None }
+        Parallel { dp: None, tp: 1, pad_vocab: true, exact_tp: None, sequence_parallel: false }
     }
 }
 
@@ -235,6 +220,24 @@ pub enum Start {
     Stage(String),
     /// A checkpoint folder or URL.
     Checkpoint(String),
+    /// Weights of other tools, in Hugging Face's layout.
+    HuggingFace(HuggingFace),
+}
+
+/// Weights in Hugging Face's layout. What they do not hold stays freshly drawn: the factors of LoRA without an adapter,
+/// and the rows of a vocabulary that is larger than theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HuggingFace {
+    /// Folder or URL of a LLaMA, or of an InstructBLIP, whose language model and projector are taken.
+    pub llama: String,
+    /// Folder or URL of an InstructBLIP, or `.safetensors` file with MiniGPT-4's `llama_proj`: the projector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<String>,
+    /// Folder or URL of an adapter as PEFT writes it: the factors of `model.lora`, whose rank, alpha and targets it has to
+    /// have. What `strand checkpoint export --adapter` wrote beside them is taken too, the projector first of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 /// A data set of a stage and its share.
@@ -376,7 +379,7 @@ impl Default for Mvm {
 }
 
 /// AdamW and clipping.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Optimizer {
     /// Peak learning rate.
@@ -393,6 +396,24 @@ pub struct Optimizer {
     /// Greatest norm of the whole gradient; no clipping where unset.
     #[serde(default)]
     pub clip_grad_norm: Option<f64>,
+    /// Parameters with rates of their own. Each belongs to the first group that names it; the others have the rates
+    /// above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParameterGroup>,
+}
+
+/// Parameters with rates of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterGroup {
+    /// Patterns (`*` matches anything) of their names.
+    pub names: Vec<String>,
+    /// Their learning rate is so many times the stage's.
+    #[serde(default = "defaults::lr_scale")]
+    pub lr_scale: f64,
+    /// Their weight decay; the stage's where unset.
+    #[serde(default)]
+    pub weight_decay: Option<f64>,
 }
 
 /// Learning rate over a stage.

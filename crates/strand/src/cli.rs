@@ -2,11 +2,12 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{checkpoint, data, launch, recipe, runs};
+use crate::{bench, checkpoint, data, launch, plan, recipe, runs};
 
 const EXAMPLES: &str = "\
 Examples:
   strand recipe check recipes/demo.yaml     find all that is wrong, before it runs
+  strand plan RECIPE --gpu a100-80          memory, time and a layout that fits
   strand launch recipes/demo.yaml           train; the same command again continues
   strand runs show runs/demo                how far it is, or why it failed
   strand checkpoint list runs/demo          what could be resumed from
@@ -44,6 +45,9 @@ pub struct TalkArgs {
 pub enum Verb {
     /// Train what a recipe says, or continue it
     Launch(launch::LaunchArgs),
+    /// Say what a recipe needs and how long it takes, before it runs
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(plan::PlanArgs),
     /// Check, show and compare recipes
     #[command(arg_required_else_help = true)]
     Recipe {
@@ -56,11 +60,17 @@ pub enum Verb {
         #[command(subcommand)]
         verb: data::DataVerb,
     },
-    /// List, show, verify and prune checkpoints
+    /// List, show, verify, prune, import and export checkpoints
     #[command(arg_required_else_help = true)]
     Checkpoint {
         #[command(subcommand)]
         verb: checkpoint::CheckpointVerb,
+    },
+    /// Measure how fast this machine trains
+    #[command(arg_required_else_help = true)]
+    Bench {
+        #[command(subcommand)]
+        verb: bench::BenchVerb,
     },
     /// List and show runs
     #[command(arg_required_else_help = true)]

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use serde_json::{Value, json};
 use strand_checkpoint::CheckpointError;
+use strand_checkpoint::weights::WeightsError;
 use strand_control::{ExitCode, FileError, LaunchError, SyncError};
 use strand_data::DataError;
 use strand_data_tools::ToolsError;
@@ -93,6 +94,7 @@ fn one(error: &(dyn Error + 'static)) -> Option<Verdict> {
         .or_else(|| library::<DataError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<ToolsError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<CheckpointError>(error, |e| (e.exit_code().into(), e.hint())))
+        .or_else(|| library::<WeightsError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<TelemetryError>(error, |e| (e.exit_code().into(), e.hint())))
         .or_else(|| library::<LaunchError>(error, |e| (e.exit_code(), e.hint())))
         .or_else(|| library::<SyncError>(error, |e| (ExitCode::Storage, e.hint())))

@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bench;
 mod block_on;
 mod checkpoint;
 mod cli;
@@ -12,6 +13,7 @@ mod doctor;
 mod failure;
 mod launch;
 mod place;
+mod plan;
 mod recipe;
 mod runs;
 mod table;
@@ -34,9 +36,11 @@ fn main() -> ExitCode {
     logging::init(logging::Options { rank: None, verbosity: talk.verbosity() });
     let ended = match cli.verb {
         Verb::Launch(args) => launch::run(&args, &talk),
+        Verb::Plan(args) => plan::run(&args, &talk),
         Verb::Recipe { verb } => recipe::run(&verb, &talk),
         Verb::Data { verb } => data::run(&verb, &talk),
         Verb::Checkpoint { verb } => checkpoint::run(&verb, &talk),
+        Verb::Bench { verb } => bench::run(&verb, &talk),
         Verb::Runs { verb } => runs::run(&verb, &talk),
         Verb::Doctor => doctor::run(&talk),
     };

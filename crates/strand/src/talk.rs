@@ -85,6 +85,28 @@ impl Talk {
     }
 }
 
+/// Runs `work`, which reports what is done and what there is, with a progress bar.
+pub fn with_progress<T>(
+    talk: &Talk,
+    unit: &str,
+    label: &str,
+    work: impl FnOnce(&mut (dyn FnMut(u64, u64) + Send)) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut progress = None;
+    let result = work(&mut |done, total| {
+        if progress.is_none() {
+            progress = talk.progress(total, unit, label);
+        }
+        if let Some(progress) = &mut progress {
+            progress.set(done);
+        }
+    })?;
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    Ok(result)
+}
+
 /// Shows help, the version or what is wrong with the command line.
 pub fn refuse(refused: &clap::Error) -> std::process::ExitCode {
     // Where stderr is closed, the exit code still tells.

@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bad_steps;
 mod error;
 pub mod evaluation;
 mod jsonl;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod skipped;
 mod terminal;
 
+pub use bad_steps::BadStep;
 pub use error::TelemetryError;
 pub use evaluation::{Evaluation, Score};
 pub use memory::peak_memory;

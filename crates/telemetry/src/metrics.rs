@@ -50,6 +50,9 @@ pub struct Metrics {
     /// Damaged samples that the run left out so far, with a `skip_budget`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<u64>,
+    /// Whether the step's update was left out: it stands in bad-steps.jsonl.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
     /// Ids of the step's samples in global order, with `trace: {samples: true}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_ids: Option<Vec<String>>,
@@ -66,7 +69,7 @@ pub struct TokenCounts {
     pub text: u64,
 }
 
-fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
@@ -137,6 +140,7 @@ pub(crate) mod tests {
             mfu: None,
             memory_bytes: Some(1 << 20),
             skipped: None,
+            left_out: false,
             sample_ids: None,
         }
     }

@@ -1,15 +1,27 @@
-//! What `tch` leaves out of libtorch: custom autograd, c10d's process groups, tensors in memory of Rust.
+//! What `tch` leaves out of libtorch: custom autograd, kernels for CPUs, c10d's process groups, tensors in
+//! memory of Rust.
 //!
 //! The only C++ of the project is here.
 
 mod autograd;
 mod blob;
 mod c10d;
+mod cuda;
+mod device;
+mod kernels;
+mod optim;
 mod tensor;
 
-pub use autograd::with_backward;
+pub use autograd::{
+    backward, checkpoint, on_gradient, remove_gradient_hook, set_grad, with_backward,
+    with_backward_of,
+};
 pub use blob::from_bytes;
 pub use c10d::{ProcessGroup, ReduceOp, Store, Work};
+pub use cuda::load_cuda;
+pub use device::{PageLocked, peak_device_memory, synchronize, trim_heap, upload};
+pub use kernels::{has_kernels, rms_norm, rms_norm_backward, rotate};
+pub use optim::{AdamWStep, fused_adamw, resize_storage};
 
 /// What libtorch or a backward pass reports.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +33,14 @@ pub enum Error {
     /// An error of libtorch that tch reports.
     #[error(transparent)]
     Tch(#[from] tch::TchError),
+    /// libtorch's CUDA side is not there, or does not fit.
+    #[error("{library} could not be loaded: {reason}")]
+    NoCuda {
+        /// Its file.
+        library: &'static str,
+        /// The loader's words.
+        reason: String,
+    },
     /// Bytes that are no tensor of this shape.
     #[error("{bytes} bytes are no aligned tensor of shape {shape:?} and type {kind:?}")]
     Memory {
@@ -31,8 +51,8 @@ pub enum Error {
         /// The type of its elements.
         kind: tch::Kind,
     },
-    /// A backward pass failed in Rust.
-    #[error("backward pass: {0}")]
+    /// A backward pass failed in Rust. It goes through C++ as a text: with all causes.
+    #[error("backward pass: {}", with_causes(.0.as_ref()))]
     Backward(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A backward pass panicked.
     #[error("backward pass panicked: {message}")]
@@ -40,4 +60,9 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

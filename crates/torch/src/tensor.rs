@@ -22,14 +22,7 @@ pub fn as_cxx(tensor: &Tensor) -> &CxxTensor {
     unsafe { &*tensor.as_ptr().cast::<CxxTensor>() }
 }
 
-pub fn into_cxx(tensor: Tensor) -> UniquePtr<CxxTensor> {
-    // Safety: tch allocated the `at::Tensor` with `new`; ownership moves to the UniquePtr.
-    let pointer = unsafe { UniquePtr::from_raw(tensor.as_ptr().cast_mut().cast::<CxxTensor>()) };
-    std::mem::forget(tensor);
-    pointer
-}
-
 pub fn from_cxx(tensor: UniquePtr<CxxTensor>) -> Tensor {
-    // Safety: the reverse of `into_cxx`.
+    // Safety: tch takes what is an `at::Tensor` made with `new`; ownership moves to it.
     unsafe { Tensor::from_ptr(tensor.into_raw().cast()) }
 }

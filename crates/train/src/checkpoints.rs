@@ -7,7 +7,7 @@ use strand_store::Location;
 use tokio::runtime::Handle;
 
 use crate::error::TrainError;
-use crate::optimizer::AdamW;
+use crate::sharded::Sharded;
 use crate::state::pieces;
 
 /// The folder of a run's checkpoints.
@@ -39,12 +39,12 @@ impl Checkpoints {
     pub fn save(
         &self,
         model: &VideoLm,
-        optimizer: &AdamW,
+        sharded: &Sharded,
         state: &State,
         mesh: &Mesh,
         before_commit: impl FnOnce() -> Result<(), TrainError>,
     ) -> Result<Location, TrainError> {
-        let pieces = pieces(model, optimizer, mesh)?;
+        let pieces = pieces(model, sharded)?;
         let rank = mesh.world.rank();
         let write = strand_checkpoint::write_part(&self.folder, state, rank, pieces);
         let part = self.handle.block_on(write).inspect_err(|error| self.make_room(error, state))?;

@@ -1,10 +1,16 @@
 //! The recipe's words as the model's and the loader's.
 
 use strand_data::{FrameRule, OrderRules, PromptStyle};
-use strand_model::{Config, VideoInput};
-use strand_recipe::{FrameSampling, PerStep, Recipe, SampleOrder, Stage, Video};
+use strand_model::{Config, Lora, Pass, Recompute, RopeScaling, VideoInput};
+use strand_recipe::{
+    ActivationCheckpointing, FrameSampling, Llama3Scaling, Normalization, PerStep, Precision,
+    Recipe, SampleOrder, Stage, Video,
+};
 
-use crate::optimizer::AdamWConfig;
+use tch::Kind;
+
+use crate::sharded::{Sharding, Zero};
+use crate::step::Objective;
 
 /// The model of a recipe: it has whatever one of the stages needs.
 pub fn model_config(recipe: &Recipe) -> Config {
@@ -15,15 +21,40 @@ pub fn model_config(recipe: &Recipe) -> Config {
         intermediate_size: llama.intermediate_size as i64,
         num_hidden_layers: llama.num_hidden_layers,
         num_attention_heads: llama.num_attention_heads as i64,
-        num_key_value_heads: llama.num_key_value_heads.unwrap_or(llama.num_attention_heads) as i64,
+        num_key_value_heads: llama.key_value_heads() as i64,
         rms_norm_eps: llama.rms_norm_eps,
         rope_theta: llama.rope_theta,
+        rope_scaling: llama.rope_scaling.map(rope_scaling),
         max_position_embeddings: llama.max_position_embeddings,
         feature_size: recipe.model.feature_size as i64,
         adapter_size: recipe.model.adapter_size.map(|size| size as i64),
         mvm_decoder: recipe.stages.iter().any(|stage| stage.mvm.is_some_and(|mvm| mvm.decoder)),
         pad_vocab: recipe.parallel.pad_vocab,
         exact_tp: recipe.parallel.exact_tp.map(|slices| slices as i64),
+        sequence_parallel: recipe.parallel.sequence_parallel,
+        lora: recipe.model.lora.as_ref().map(|lora| Lora {
+            rank: lora.rank as i64,
+            alpha: lora.alpha,
+            targets: lora.targets.clone(),
+            dropout: lora.dropout,
+        }),
+    }
+}
+
+fn rope_scaling(scaling: strand_recipe::RopeScaling) -> RopeScaling {
+    match scaling {
+        strand_recipe::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
+        strand_recipe::RopeScaling::Llama3(Llama3Scaling {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        }) => RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        },
     }
 }
 
@@ -35,6 +66,43 @@ pub fn video_input(video: &Video) -> VideoInput {
         strand_recipe::VideoInput::GlobalLocal => {
             VideoInput::GlobalLocal { local_frames: video.local_frames as i64 }
         }
+    }
+}
+
+/// How the samples of a stage go through the model.
+pub fn pass(recipe: &Recipe, stage: &Stage, training: bool) -> Pass {
+    let mvm = stage.mvm.filter(|_| training).map(|mvm| mvm.decoder);
+    let recompute = match recipe.memory.activation_checkpointing {
+        _ if !training => Recompute::Nothing,
+        ActivationCheckpointing::None => Recompute::Nothing,
+        ActivationCheckpointing::Selective => Recompute::Gates,
+        ActivationCheckpointing::Full => Recompute::Layers,
+    };
+    Pass { input: video_input(&stage.video), mvm, kind: sharding(recipe).kind, recompute }
+}
+
+/// How a run keeps what it trains.
+pub fn sharding(recipe: &Recipe) -> Sharding {
+    let kind = match recipe.precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp64 => Kind::Double,
+    };
+    let zero = match recipe.memory.zero {
+        0 => Zero::Zero0,
+        1 => Zero::Zero1,
+        2 => Zero::Zero2,
+        _ => Zero::Zero3,
+    };
+    Sharding { zero, kind, offload: recipe.memory.offload_optimizer }
+}
+
+/// How the losses of a stage are weighted.
+pub fn objective(recipe: &Recipe, stage: &Stage) -> Objective {
+    Objective {
+        mvm_weight: stage.mvm.map_or(0.0, |mvm| mvm.weight),
+        per_micro_batch: recipe.loss.normalization == Normalization::PerMicroBatch,
+        exact_sums: recipe.parallel.exact_tp.is_some(),
     }
 }
 
@@ -58,11 +126,4 @@ pub fn frame_rule(sampling: FrameSampling) -> FrameRule {
 pub fn order_rules(stage: &Stage, batch: u64) -> OrderRules {
     let SampleOrder { per_step, by_length } = stage.order.unwrap_or_default();
     OrderRules { one_set: (per_step == PerStep::OneSet).then_some(batch), by_length }
-}
-
-impl From<&strand_recipe::Optimizer> for AdamWConfig {
-    fn from(optimizer: &strand_recipe::Optimizer) -> AdamWConfig {
-        let strand_recipe::Optimizer { betas, eps, weight_decay, .. } = *optimizer;
-        AdamWConfig { betas, eps, weight_decay }
-    }
 }

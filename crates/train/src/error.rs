@@ -1,6 +1,7 @@
 //! Why a run stopped.
 
 use strand_checkpoint::CheckpointError;
+use strand_checkpoint::weights::WeightsError;
 use strand_comm::CommError;
 use strand_data::DataError;
 use strand_model::ModelError;
@@ -38,9 +39,12 @@ pub enum TrainError {
         #[source]
         source: tch::TchError,
     },
+    /// A kernel refused its tensors.
+    #[error(transparent)]
+    Torch(#[from] strand_torch::Error),
     /// A tensor could not be read or written.
     #[error("tensor")]
-    Tensor(#[source] tch::TchError),
+    Tensor(#[from] tch::TchError),
     /// A data set cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -58,6 +62,14 @@ pub enum TrainError {
     UnknownSet {
         /// Its name.
         set: String,
+    },
+    /// A stage that the recipe does not have was asked for.
+    #[error("the recipe has no stage `{stage}`: it has {}", stages.join(", "))]
+    UnknownStage {
+        /// What was asked for.
+        stage: String,
+        /// What there is.
+        stages: Vec<String>,
     },
     /// A data set of another feature size.
     #[error("data set {set}: features of {dim} values, but model.feature_size is {feature_size}")]
@@ -158,21 +170,22 @@ pub enum TrainError {
         /// The stage.
         stage: String,
     },
-    /// A loss or the gradient's norm is not finite.
-    #[error("step {step}: loss {loss}, gradient norm {norm}, samples of this rank {ids:?}")]
-    NonFinite {
+    /// A step's loss or gradient is of no use, and the run may not leave it out.
+    #[error("step {step}: {reason}; samples of this rank {ids:?}")]
+    BadStep {
         /// The step.
         step: u64,
-        /// Its loss.
-        loss: f64,
-        /// Its gradient norm.
-        norm: f64,
+        /// What is wrong.
+        reason: String,
         /// This rank's samples.
         ids: Vec<String>,
     },
     /// Metrics cannot be written.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// Other tools' weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// Storage of the run directory.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -200,12 +213,15 @@ impl TrainError {
             TrainError::FeatureSize { .. } => 4,
             TrainError::SkipBudget { .. } | TrainError::NothingLeft { .. } => 4,
             TrainError::OtherSamples { .. } => 5,
-            TrainError::UnknownSet { .. } | TrainError::Vocabulary { .. } => 2,
+            TrainError::UnknownSet { .. }
+            | TrainError::UnknownStage { .. }
+            | TrainError::Vocabulary { .. } => 2,
             TrainError::Recipe(_) | TrainError::NothingTrained { .. } => 2,
             TrainError::Checkpoint(_) | TrainError::Shape { .. } | TrainError::NoStart { .. } => 5,
             TrainError::OtherRecipe { .. } | TrainError::OtherStage { .. } => 2,
             TrainError::Store(error) => error.exit_code(),
-            TrainError::NonFinite { .. } => 6,
+            TrainError::Weights(error) => error.exit_code(),
+            TrainError::BadStep { .. } => 6,
             TrainError::Telemetry(error) => error.exit_code(),
             _ => 1,
         }
@@ -230,6 +246,7 @@ impl TrainError {
             TrainError::Data(error) => error.hint(),
             TrainError::Checkpoint(error) => error.hint(),
             TrainError::Store(error) => error.hint(),
+            TrainError::Weights(error) => error.hint(),
             TrainError::Telemetry(error) => error.hint(),
             TrainError::FeatureSize { dim, .. } => {
                 Some(format!("set model.feature_size: {dim}, or extract the set with the model's encoder"))
@@ -246,8 +263,8 @@ impl TrainError {
             TrainError::NothingTrained { .. } => {
                 Some("patterns match whole names, as in train: [\"proj.*\", \"*.self_attn.*\"]".into())
             }
-            TrainError::NonFinite { .. } => Some(
-                "lower the learning rate, set optimizer.clip_grad_norm, or look at the named samples".into(),
+            TrainError::BadStep { .. } => Some(
+                "lower the learning rate, set optimizer.clip_grad_norm, look at the samples in bad-steps.jsonl, or let the run leave such steps out with runtime.bad_steps.budget".into(),
             ),
             TrainError::Recipe(error) => error.hint(),
             TrainError::SkipBudget { .. } | TrainError::NothingLeft { .. } => Some(
@@ -256,6 +273,7 @@ impl TrainError {
             TrainError::OtherSamples { .. } => {
                 Some("the storage or a cache on one node gives other bytes: check it, then start the same command again".into())
             }
+            TrainError::UnknownStage { .. } => Some("give --stage one of these".into()),
             TrainError::UnknownSet { set } => {
                 Some(format!("add `{set}` to the recipe's data, or take it out of the stage"))
             }
@@ -268,7 +286,7 @@ impl TrainError {
             TrainError::Shape { .. } => Some(
                 "the checkpoint is of another model: compare recipes with `strand recipe diff`".into(),
             ),
-            TrainError::Tensor(_) | TrainError::Backward { .. } => {
+            TrainError::Tensor(_) | TrainError::Torch(_) | TrainError::Backward { .. } => {
                 Some("the rank's log has libtorch's own words; lower batch.micro if memory ran out".into())
             }
             TrainError::Message(_) => {

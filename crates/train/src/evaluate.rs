@@ -129,8 +129,7 @@ impl Examiner<'_> {
     /// Log-likelihood of each sample's answer, its end symbol included.
     fn likelihoods(&self, samples: &[Sample]) -> Result<Vec<f64>, TrainError> {
         let losses = tch::no_grad(|| self.model.losses(samples, self.pass))?;
-        let values: Vec<f64> =
-            Vec::try_from(losses.lm.to_kind(Kind::Double)).map_err(TrainError::Tensor)?;
+        let values: Vec<f64> = Vec::try_from(losses.lm.to_kind(Kind::Double))?;
         let mut sums = vec![0.0; samples.len()];
         for (&sample, loss) in losses.label_samples.iter().zip(values) {
             sums[sample] -= loss;

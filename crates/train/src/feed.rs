@@ -45,12 +45,13 @@ impl Feed<'_> {
     ) -> Result<Sample, TrainError> {
         let mut result = model_sample(self.prompter, sample, &sample.qa)?;
         let num_visual = result.num_visual(self.input);
+        result.dropout_key = Some(self.masks.dropout_key(step, &sample.id));
         result.kept = rate.map(|rate| self.masks.kept(step, &sample.id, rate, num_visual));
         Ok(result)
     }
 }
 
-/// A sample with all its visual tokens.
+/// A sample with all its visual tokens, of which nothing is dropped.
 ///
 /// # Errors
 /// A text cannot be tokenized or features do not have their shape.
@@ -67,6 +68,7 @@ pub fn model_sample(
         kept: None,
         after: ids(tokens.after),
         answer: ids(tokens.answer),
+        dropout_key: None,
     })
 }
 

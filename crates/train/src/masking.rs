@@ -1,4 +1,4 @@
-//! Which visual tokens a step drops.
+//! Which visual tokens a step drops, and what LoRA's dropout follows from.
 
 use rand_distr::{Distribution, StandardNormal};
 use strand_data::{below, draw};
@@ -36,6 +36,11 @@ impl Masks {
         let mut rng = draw(self.seed, step, &id, "mask rate");
         let normal: f64 = StandardNormal.sample(&mut rng);
         (dynamic.mean + dynamic.std * normal).clamp(dynamic.min, dynamic.max)
+    }
+
+    /// What the values follow from that LoRA drops of a sample.
+    pub fn dropout_key(&self, step: u64, id: &str) -> u64 {
+        below(&mut draw(self.seed, step, id, "lora dropout"), u64::MAX)
     }
 
     /// Indices of the tokens of a sample that stay, in order: floor(rate·L) of the L are dropped.

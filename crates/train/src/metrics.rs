@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use strand_comm::{Mesh, ReduceOp};
-use strand_model::Config;
+use strand_recipe::{Llama, Recipe, Stage};
 use strand_telemetry::{Metrics, TokenCounts, peak_memory};
+use strand_torch::peak_device_memory;
 use tch::Tensor;
 
 use crate::error::TrainError;
-use crate::flops;
 use crate::step::StepLosses;
 
 /// What a step knows about itself.
@@ -27,14 +27,38 @@ pub struct StepRecord<'a> {
     pub elapsed: Duration,
     /// Of it, waiting for data.
     pub data_wait: Duration,
+    /// Whether its update was left out.
+    pub left_out: bool,
+}
+
+/// What the speed of a stage's steps is told by.
+pub struct Speed<'a> {
+    /// The sizes that FLOPs are counted of.
+    pub llama: &'a Llama,
+    /// Share of its weights that are trained.
+    pub trained_share: f64,
+    /// FLOPs a second that all ranks' devices reach together, where that is known.
+    pub peak_flops: Option<f64>,
+}
+
+impl<'a> Speed<'a> {
+    /// Of a stage whose `ranks` devices reach `peak_flops` each.
+    pub fn new(recipe: &'a Recipe, stage: &Stage, ranks: usize, peak_flops: Option<f64>) -> Self {
+        Speed {
+            llama: &recipe.model.llama,
+            trained_share: recipe.trained_share(stage),
+            peak_flops: peak_flops.map(|peak| peak * ranks as f64),
+        }
+    }
 }
 
 impl StepRecord<'_> {
     /// The line of metrics.jsonl.
-    pub fn metrics(&self, config: &Config, memory_bytes: Option<u64>) -> Metrics {
+    pub fn metrics(&self, speed: &Speed<'_>, memory_bytes: Option<u64>) -> Metrics {
         let StepRecord { losses, elapsed, .. } = self;
         let counts = losses.counts;
         let seconds = elapsed.as_secs_f64();
+        let flops = speed.llama.step_flops(&counts.work(), speed.trained_share) / seconds;
         Metrics {
             step: self.step,
             stage: self.stage.into(),
@@ -53,11 +77,11 @@ impl StepRecord<'_> {
             step_s: seconds,
             data_wait_s: self.data_wait.as_secs_f64(),
             samples_per_s: counts.samples as f64 / seconds,
-            tflops: Some(flops::of_step(config, &counts) / seconds / 1e12),
-            // The peak of a CPU is not known.
-            mfu: None,
+            tflops: Some(flops / 1e12),
+            mfu: speed.peak_flops.map(|peak| flops / peak),
             memory_bytes,
             skipped: None,
+            left_out: self.left_out,
             sample_ids: None,
         }
     }
@@ -67,7 +91,7 @@ impl StepRecord<'_> {
 pub struct Consensus {
     /// A rank was asked to stop.
     pub stop: bool,
-    /// Peak memory of the rank that used most, in bytes; none where no system says.
+    /// Peak memory of the rank that used most, in bytes: of its GPU, else of its process; none where no system says.
     pub memory_bytes: Option<u64>,
 }
 
@@ -76,8 +100,11 @@ pub struct Consensus {
 /// # Errors
 /// The collective failed.
 pub fn agree(mesh: &Mesh, stop: bool) -> Result<Consensus, TrainError> {
-    let values =
-        Tensor::from_slice(&[i64::from(stop), peak_memory().map_or(-1, |bytes| bytes as i64)]);
+    let peak = match peak_device_memory(mesh.device)? {
+        Some(bytes) => Some(bytes),
+        None => peak_memory(),
+    };
+    let values = Tensor::from_slice(&[i64::from(stop), peak.map_or(-1, |bytes| bytes as i64)]);
     mesh.world.all_reduce(&values, ReduceOp::Max)?.wait()?;
     let [stop, memory] = [0, 1].map(|i| values.int64_value(&[i]));
     Ok(Consensus { stop: stop > 0, memory_bytes: u64::try_from(memory).ok() })

@@ -1,24 +1,28 @@
 //! A run: its stages, one after the other, from wherever it stands.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use strand_checkpoint::{Reader, State};
 use strand_comm::Mesh;
 use strand_data::{Cursor, Prompter, draw};
 use strand_model::{Config, VideoLm};
 use strand_recipe::{Precision, Recipe, Start};
-use strand_store::Location;
+use strand_store::{Location, Pool};
 use strand_telemetry::{Evaluation, Metrics, MetricsWriter, evaluation, skipped};
-use tch::{Device, Kind};
+use tch::Kind;
 use tokio::runtime::Handle;
 
+use crate::batch_memory::batch_memory;
 use crate::checkpoints::Checkpoints;
-use crate::config::{model_config, prompt_style};
+use crate::config::{model_config, pass, prompt_style, sharding};
 use crate::error::TrainError;
 use crate::evaluate::Examiner;
-use crate::optimizer::AdamW;
+use crate::guard::Guard;
+use crate::hugging_face;
 use crate::plan::{StagePlan, open_set, plan};
-use crate::state::{load_moments, load_parameters};
+use crate::sharded::Sharded;
+use crate::state::{load_moments, load_parameters, load_weights};
 use crate::step::{freeze, trained};
 
 /// What a run is given.
@@ -33,6 +37,8 @@ pub struct Settings {
     pub evaluations: PathBuf,
     /// skipped.jsonl, written by rank 0 where damaged samples were left out.
     pub skipped: PathBuf,
+    /// bad-steps.jsonl, written by rank 0 where a step's loss or gradient was of no use.
+    pub bad_steps: PathBuf,
     /// Ranks on this node: they share a cache.
     pub ranks_on_node: usize,
     /// The run directory in storage, where the files above are uploaded before each commit of a checkpoint: so no
@@ -43,6 +49,8 @@ pub struct Settings {
     pub resume_from: Option<String>,
     /// The attempt: a checkpoint's writer epoch.
     pub attempt: u64,
+    /// FLOPs a second that a rank's device reaches in the recipe's precision; none where that is not known.
+    pub peak_flops: Option<f64>,
     /// Runs requests to storage.
     pub handle: Handle,
 }
@@ -57,6 +65,7 @@ impl Settings {
             ("metrics.jsonl", &self.metrics),
             ("evaluations.jsonl", &self.evaluations),
             ("skipped.jsonl", &self.skipped),
+            ("bad-steps.jsonl", &self.bad_steps),
         ];
         for (name, path) in files.into_iter().filter(|(_, path)| path.exists()) {
             self.handle.block_on(storage.put_file(name, path))?;
@@ -117,7 +126,7 @@ pub fn run(
     let mut run = Run::open(settings, mesh)?;
     let plans = plan(&settings.recipe, &settings.handle)?;
     let mut position = run.position(&plans)?;
-    run.skipped = position.resumed.as_ref().map_or(0, |(_, cursor)| cursor.skipped);
+    run.skipped = position.skipped();
     run.open_metrics(position.step(&plans))?;
     for plan in plans.iter().skip(position.stage) {
         if position.stage_step < plan.steps {
@@ -125,7 +134,7 @@ pub fn run(
                 return Ok(Outcome::Stopped);
             }
         } else if let Some((folder, _)) = &position.resumed {
-            run.load_weights(folder)?;
+            run.load_model(folder)?;
         }
         run.evaluate(plan, observer)?;
         position = Position::start_of(plan.index + 1);
@@ -136,7 +145,7 @@ pub fn run(
 /// Where a run goes on.
 pub(crate) struct Position {
     /// Index of the stage.
-    stage: usize,
+    pub stage: usize,
     /// Steps of it that are done.
     pub stage_step: u64,
     /// The checkpoint to go on from, and the loader's state in it; none at the start of a stage.
@@ -144,12 +153,18 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    fn start_of(stage: usize) -> Position {
+    pub fn start_of(stage: usize) -> Position {
         Position { stage, stage_step: 0, resumed: None }
     }
 
-    fn step(&self, plans: &[StagePlan]) -> u64 {
+    /// Steps of the run that are done.
+    pub fn step(&self, plans: &[StagePlan]) -> u64 {
         plans.get(self.stage).map_or(0, |plan| plan.first_step) + self.stage_step
+    }
+
+    /// Damaged samples that were left out until then.
+    pub fn skipped(&self) -> u64 {
+        self.resumed.as_ref().map_or(0, |(_, cursor)| cursor.skipped)
     }
 }
 
@@ -164,6 +179,9 @@ pub(crate) struct Run<'a> {
     pub metrics: Option<MetricsWriter>,
     /// Damaged samples of the run that were left out so far, by all ranks.
     pub skipped: u64,
+    pub guard: Guard,
+    /// Memory of the batches.
+    pub pool: Arc<Pool>,
 }
 
 impl<'a> Run<'a> {
@@ -177,10 +195,12 @@ impl<'a> Run<'a> {
             handle: settings.handle.clone(),
         };
         let model = fresh_model(model_config(recipe), recipe, mesh)?;
-        Ok(Run { settings, mesh, prompter, model, checkpoints, metrics: None, skipped: 0 })
+        let guard = Guard::open(recipe.runtime.bad_steps, &settings.bad_steps, mesh)?;
+        let (metrics, skipped, pool) = (None, 0, batch_memory(mesh.device));
+        Ok(Run { settings, mesh, prompter, model, checkpoints, metrics, skipped, guard, pool })
     }
 
-    fn position(&self, plans: &[StagePlan]) -> Result<Position, TrainError> {
+    pub fn position(&self, plans: &[StagePlan]) -> Result<Position, TrainError> {
         let folder = match self.checkpoints.latest()? {
             Some(manifest) => self.checkpoints.at(manifest.state.step),
             None => match &self.settings.resume_from {
@@ -208,7 +228,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn open_metrics(&mut self, keep_through_step: u64) -> Result<(), TrainError> {
+    pub fn open_metrics(&mut self, keep_through_step: u64) -> Result<(), TrainError> {
         if self.mesh.world.rank() == 0 {
             evaluation::keep_through(&self.settings.evaluations, keep_through_step)?;
             skipped::keep_through(&self.settings.skipped, keep_through_step)?;
@@ -222,59 +242,83 @@ impl<'a> Run<'a> {
         &mut self,
         plan: &StagePlan,
         position: &Position,
-    ) -> Result<(AdamW, String), TrainError> {
+    ) -> Result<(Sharded, String), TrainError> {
+        // What a checkpoint or another tool's weights lack must not be an earlier stage's.
+        let is_fresh = !matches!(plan.stage.start, Start::Stage(_));
+        if is_fresh && position.resumed.is_none() {
+            let recipe = &self.settings.recipe;
+            self.model = fresh_model(self.model.config().clone(), recipe, self.mesh)?;
+        }
         freeze(&self.model, &plan.stage);
         if trained(&self.model).is_empty() {
             return Err(TrainError::NothingTrained { stage: plan.stage.name.clone() });
         }
-        let mut optimizer =
-            AdamW::new((&plan.stage.optimizer).into(), trained(&self.model).into_iter());
+        let sharding = sharding(&self.settings.recipe);
+        let optimizer = (&plan.stage.optimizer).into();
+        let mut sharded = Sharded::new(&mut self.model, self.mesh, sharding, optimizer)?;
         if let Some((folder, _)) = &position.resumed {
-            let reader = self.load_weights(folder)?;
-            load_moments(&self.model, &optimizer, &reader, &self.settings.handle)?;
-            optimizer.resume_at(position.stage_step);
-            return Ok((optimizer, format!("step {} of itself", position.stage_step)));
+            let reader = self.load_into(&mut sharded, folder)?;
+            load_moments(&self.model, &sharded, &reader, &self.settings.handle)?;
+            sharded.resume_at(position.stage_step);
+            return Ok((sharded, format!("step {} of itself", position.stage_step)));
         }
         let words = match &plan.stage.start {
-            Start::Scratch => {
-                let recipe = &self.settings.recipe;
-                self.model = fresh_model(self.model.config().clone(), recipe, self.mesh)?;
-                freeze(&self.model, &plan.stage);
-                "fresh weights".into()
-            }
+            Start::Scratch => "fresh weights".into(),
             Start::Stage(from) => {
                 let end = self.checkpoints.end_of_stage(from)?.ok_or_else(|| {
                     TrainError::NoStart { stage: plan.stage.name.clone(), from: from.clone() }
                 })?;
-                self.load_weights(&end.folder)?;
+                self.load_into(&mut sharded, &end.folder)?;
                 format!("the end of {from} (step {})", end.step)
             }
             Start::Checkpoint(url) => {
-                self.load_weights(&Location::open(url)?)?;
+                self.load_into(&mut sharded, &Location::open(url)?)?;
                 url.clone()
             }
+            Start::HuggingFace(start) => {
+                let Settings { recipe, handle, .. } = self.settings;
+                let weights = hugging_face::open(start, recipe, handle)?;
+                let fresh = hugging_face::load(&self.model, &mut sharded, &weights, handle)?;
+                let adapter = start.adapter.iter().map(|adapter| format!(" with {adapter}"));
+                let words = start.llama.clone() + &adapter.collect::<String>();
+                self.tell_fresh(&words, &fresh);
+                words
+            }
         };
-        Ok((optimizer, words))
+        Ok((sharded, words))
     }
 
-    fn load_weights(&self, folder: &Location) -> Result<Reader, TrainError> {
+    /// Loads weights that are trained.
+    fn load_into(&self, sharded: &mut Sharded, folder: &Location) -> Result<Reader, TrainError> {
+        let reader = self.checkpoints.open(folder)?;
+        let fresh = load_weights(&self.model, sharded, &reader, &self.settings.handle)?;
+        self.tell_fresh(&folder.url(), &fresh);
+        Ok(reader)
+    }
+
+    /// Loads weights that are only used.
+    fn load_model(&self, folder: &Location) -> Result<(), TrainError> {
         let reader = self.checkpoints.open(folder)?;
         let fresh = load_parameters(&self.model, &reader, &self.settings.handle)?;
+        self.tell_fresh(&folder.url(), &fresh);
+        Ok(())
+    }
+
+    fn tell_fresh(&self, url: &str, fresh: &[String]) {
         if !fresh.is_empty() && self.mesh.world.rank() == 0 {
-            tracing::info!("{} has no {}: they stay fresh", folder.url(), fresh.join(", "));
+            tracing::info!("{url} has no {}: they stay fresh", fresh.join(", "));
         }
-        Ok(reader)
     }
 
     /// Writes a checkpoint and tells the observer.
     pub fn save(
         &self,
         plan: &StagePlan,
-        optimizer: &AdamW,
+        sharded: &Sharded,
         cursor: &Cursor,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let stage_step = optimizer.updates();
+        let stage_step = sharded.updates();
         let state = State {
             step: plan.first_step + stage_step,
             stage: plan.stage.name.clone(),
@@ -289,7 +333,7 @@ impl<'a> Run<'a> {
         };
         let folder = self
             .checkpoints
-            .save(&self.model, optimizer, &state, self.mesh, || self.settings.publish())?;
+            .save(&self.model, sharded, &state, self.mesh, || self.settings.publish())?;
         observer.checkpoint(state.step, &folder)
     }
 
@@ -317,13 +361,7 @@ impl<'a> Run<'a> {
 
     /// How the stage's samples go through the model.
     pub fn pass(&self, plan: &StagePlan, training: bool) -> strand_model::Pass {
-        let kind = match self.settings.recipe.precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-            Precision::Fp64 => Kind::Double,
-        };
-        let mvm = plan.stage.mvm.filter(|_| training).map(|mvm| mvm.decoder);
-        strand_model::Pass { input: crate::config::video_input(&plan.stage.video), mvm, kind }
+        pass(&self.settings.recipe, &plan.stage, training)
     }
 }
 
@@ -344,11 +382,16 @@ fn open_prompter(recipe: &Recipe, handle: &Handle) -> Result<Prompter, TrainErro
     Ok(prompter)
 }
 
-fn fresh_model(config: Config, recipe: &Recipe, mesh: &Mesh) -> Result<VideoLm, TrainError> {
+/// A model with the recipe's fresh weights.
+pub(crate) fn fresh_model(
+    config: Config,
+    recipe: &Recipe,
+    mesh: &Mesh,
+) -> Result<VideoLm, TrainError> {
     let draws = |name: &str| draw(recipe.seed, 0, name, "initial weights");
     let kind = match recipe.precision {
         Precision::Fp32 | Precision::Bf16 => Kind::Float,
         Precision::Fp64 => Kind::Double,
     };
-    Ok(VideoLm::fresh(config, recipe.model.init_std, &mesh.tp, (kind, Device::Cpu), draws)?)
+    Ok(VideoLm::fresh(config, recipe.model.init_std, &mesh.tp, (kind, mesh.device), draws)?)
 }

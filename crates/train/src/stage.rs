@@ -3,18 +3,28 @@
 use std::time::{Duration, Instant};
 
 use strand_data::{Batch, Cursor, Loader, LoaderOptions};
-use strand_recipe::{Length, Normalization, learning_rate};
+use strand_recipe::{Length, learning_rate};
+use strand_telemetry::bad_steps::{self, Action};
 
 use crate::cache::open_cache;
-use crate::config::{frame_rule, order_rules, video_input};
+use crate::config::{frame_rule, objective, order_rules, video_input};
 use crate::error::TrainError;
 use crate::feed::Feed;
+use crate::guard::{Verdict, bad_step};
 use crate::masking::Masks;
-use crate::metrics::{StepRecord, agree, global_ids};
-use crate::optimizer::AdamW;
+use crate::metrics::{Speed, StepRecord, agree, global_ids};
 use crate::plan::StagePlan;
-use crate::run::{Observer, Outcome, Position, Run};
-use crate::step::{Objective, gradient_norm, gradients, update};
+use crate::run::{Observer, Outcome, Position, Run, Settings};
+use crate::sharded::Sharded;
+use crate::step::gradients;
+
+/// Why a stage's loop ended.
+enum Ended {
+    /// The stage is done, or the run is to stop.
+    With(Outcome),
+    /// A step calls for the last checkpoint.
+    RolledBack,
+}
 
 impl Run<'_> {
     /// Trains a stage to its end, or to a request to stop.
@@ -25,41 +35,72 @@ impl Run<'_> {
         position: &Position,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, TrainError> {
-        let (mut optimizer, starts_from) = self.start(plan, position)?;
+        let mut ended = self.train_from(plan, plans, position, observer)?;
+        loop {
+            match ended {
+                Ended::With(outcome) => return Ok(outcome),
+                Ended::RolledBack => {
+                    let position = self.roll_back(plan, plans)?;
+                    ended = self.train_from(plan, plans, &position, observer)?;
+                }
+            }
+        }
+    }
+
+    fn train_from(
+        &mut self,
+        plan: &StagePlan,
+        plans: &[StagePlan],
+        position: &Position,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, TrainError> {
+        let (mut sharded, starts_from) = self.start(plan, position)?;
         observer.stage(plan, plans.len(), &starts_from)?;
+        self.guard.begin(&plan.stage.name, &self.settings.metrics, self.mesh)?;
         let mut loader = self.loader(plan, position)?;
         let total = plans.last().map_or(0, |last| last.first_step + last.steps);
-        let every = self.settings.recipe.checkpoint.every_steps;
+        let Settings { recipe, peak_flops, .. } = self.settings;
+        let speed = Speed::new(recipe, &plan.stage, self.mesh.world.size(), *peak_flops);
+        let every = recipe.checkpoint.every_steps;
+        let mut saved = sharded.updates();
         loop {
             let started = Instant::now();
             let Some(batch) = loader.next()? else { break };
             let data_wait = started.elapsed();
-            self.count_skipped(&batch, plan.first_step + optimizer.updates() + 1)?;
-            let (record, ids) = self.step(plan, &mut optimizer, &batch, started, data_wait)?;
-            let stop = self.write_down(&record, ids, total, observer)?;
-            let done = optimizer.updates();
-            if stop || done == plan.steps || done.is_multiple_of(every) {
+            self.count_skipped(&batch, plan.first_step + sharded.updates() + 1)?;
+            let step = self.step(plan, &mut sharded, &batch, started, data_wait)?;
+            let Some((record, ids)) = step else {
+                sharded.dissolve(&mut self.model)?;
+                return Ok(Ended::RolledBack);
+            };
+            let stop = self.write_down(&record, (&speed, total), ids, observer)?;
+            let done = sharded.updates();
+            // No checkpoint after a bad step: a run that goes back wants one from before.
+            let is_due = done / every > saved / every && !record.left_out;
+            if stop || done == plan.steps || is_due {
+                saved = done;
                 let cursor = Cursor { skipped: self.skipped, ..loader.cursor() };
-                self.save(plan, &optimizer, &cursor, observer)?;
+                self.save(plan, &sharded, &cursor, observer)?;
             }
             if stop {
-                return Ok(Outcome::Stopped);
+                return Ok(Ended::With(Outcome::Stopped));
             }
         }
-        Ok(Outcome::Finished)
+        sharded.dissolve(&mut self.model)?;
+        Ok(Ended::With(Outcome::Finished))
     }
 
-    /// One optimizer step.
+    /// One optimizer step: its line, and this rank's samples. None where the run is to go back.
     fn step<'p>(
-        &self,
+        &mut self,
         plan: &'p StagePlan,
-        optimizer: &mut AdamW,
+        sharded: &mut Sharded,
         batch: &Batch,
         started: Instant,
         data_wait: Duration,
-    ) -> Result<(StepRecord<'p>, Vec<String>), TrainError> {
+    ) -> Result<Option<(StepRecord<'p>, Vec<String>)>, TrainError> {
         let stage = &plan.stage;
-        let done = optimizer.updates();
+        let done = sharded.updates();
         let step = plan.first_step + done + 1;
         let ids: Vec<String> = batch.samples.iter().map(|sample| sample.id.clone()).collect();
         let named = |source: TrainError| TrainError::Batch {
@@ -69,29 +110,76 @@ impl Run<'_> {
         };
         let micro_batches = self.feed(plan).micro_batches(&batch.samples, step).map_err(named)?;
         let pass = self.pass(plan, true);
-        let losses = gradients(&self.model, self.mesh, &micro_batches, pass, self.objective(plan))
+        let objective = objective(&self.settings.recipe, stage);
+        let losses = gradients(&self.model, sharded, self.mesh, &micro_batches, pass, objective)
             .map_err(named)?;
-        let norm = gradient_norm(&self.model)?;
-        if !losses.total.is_finite() || !norm.is_finite() {
-            return Err(TrainError::NonFinite { step, loss: losses.total, norm, ids });
-        }
+        let norm = sharded.norm(&self.model)?;
         let lr = learning_rate(&stage.optimizer, &stage.schedule, done, plan.steps);
-        update(&self.model, optimizer, lr, norm, stage.optimizer.clip_grad_norm);
-        let elapsed = started.elapsed();
-        let stage = &stage.name;
-        Ok((StepRecord { step, stage, losses, norm, lr, elapsed, data_wait }, ids))
+        let verdict = self.guard.judge(self.mesh, step, losses.total, norm)?;
+        let left_out = verdict != Verdict::Update;
+        if let Verdict::Bad { action, reason } = verdict {
+            self.record_bad(plan, step, (losses.total, norm), (action, &reason), &ids)?;
+            match action {
+                Action::LeftOut => {}
+                Action::RolledBack => return Ok(None),
+                Action::Stopped => return Err(TrainError::BadStep { step, reason, ids }),
+            }
+        }
+        match left_out {
+            true => sharded.leave_out()?,
+            false => sharded.update(lr, norm, stage.optimizer.clip_grad_norm)?,
+        }
+        let (elapsed, stage) = (started.elapsed(), &stage.name);
+        let record = StepRecord { step, stage, losses, norm, lr, elapsed, data_wait, left_out };
+        Ok(Some((record, ids)))
+    }
+
+    /// Lists a bad step with its samples.
+    fn record_bad(
+        &self,
+        plan: &StagePlan,
+        step: u64,
+        values: (f64, f64),
+        (action, reason): (Action, &str),
+        ids: &[String],
+    ) -> Result<(), TrainError> {
+        let ids = global_ids(self.mesh, ids)?;
+        if self.mesh.world.rank() == 0 {
+            let words = match action {
+                Action::LeftOut => "left out",
+                Action::RolledBack => "going back to the last checkpoint",
+                Action::Stopped => "stopping",
+            };
+            tracing::warn!("step {step}: {reason}: {words}");
+            let place = (self.settings.attempt, step, &*plan.stage.name);
+            let bad = bad_step(place, values, (action, reason), ids);
+            bad_steps::record(&self.settings.bad_steps, &bad)?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to the stage's last checkpoint, or to its beginning.
+    fn roll_back(&mut self, plan: &StagePlan, plans: &[StagePlan]) -> Result<Position, TrainError> {
+        let last = self.position(plans)?;
+        let position = match last.stage == plan.index {
+            true => last,
+            false => Position::start_of(plan.index),
+        };
+        self.skipped = position.skipped();
+        self.open_metrics(position.step(plans))?;
+        Ok(position)
     }
 
     /// Writes the step's line and reports it. Returns whether any rank was asked to stop.
     fn write_down(
         &mut self,
         record: &StepRecord<'_>,
+        (speed, total): (&Speed<'_>, u64),
         ids: Vec<String>,
-        total: u64,
         observer: &mut dyn Observer,
     ) -> Result<bool, TrainError> {
         let consensus = agree(self.mesh, observer.should_stop())?;
-        let mut metrics = record.metrics(self.model.config(), consensus.memory_bytes);
+        let mut metrics = record.metrics(speed, consensus.memory_bytes);
         metrics.skipped = (self.settings.recipe.runtime.skip_budget > 0).then_some(self.skipped);
         if self.settings.recipe.trace.samples {
             metrics.sample_ids = Some(global_ids(self.mesh, &ids)?);
@@ -109,15 +197,6 @@ impl Run<'_> {
             input: video_input(&plan.stage.video),
             masks: Masks::new(self.settings.recipe.seed, plan.stage.mask),
             micro: plan.batch.micro,
-        }
-    }
-
-    fn objective(&self, plan: &StagePlan) -> Objective {
-        let normalization = self.settings.recipe.loss.normalization;
-        Objective {
-            mvm_weight: plan.stage.mvm.map_or(0.0, |mvm| mvm.weight),
-            per_micro_batch: normalization == Normalization::PerMicroBatch,
-            exact_sums: self.settings.recipe.parallel.exact_tp.is_some(),
         }
     }
 
@@ -147,6 +226,6 @@ impl Run<'_> {
         };
         let cursor = position.resumed.as_ref().map(|(_, cursor)| cursor.clone());
         let handle = self.settings.handle.clone();
-        Ok(Loader::open(handle, plan.sets.clone(), options, cursor)?)
+        Ok(Loader::open_in(&self.pool, handle, plan.sets.clone(), options, cursor)?)
     }
 }

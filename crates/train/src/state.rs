@@ -2,60 +2,61 @@
 
 use bytes::Bytes;
 use strand_checkpoint::{Dtype, Kind, Piece, Reader};
-use strand_comm::Mesh;
-use strand_model::{Parameter, VideoLm};
+use strand_model::{Parameter, Slice, VideoLm};
 use tch::Tensor;
 use tokio::runtime::Handle;
 
 use crate::error::TrainError;
-use crate::optimizer::AdamW;
+use crate::sharded::{Held, Sharded};
+
+/// What is written of a parameter.
+const KINDS: [Kind; 3] = [Kind::Parameter, Kind::ExpAvg, Kind::ExpAvgSq];
 
 /// The pieces that this rank writes. Ranks that hold the same values share the work: each piece has one writer.
 ///
 /// # Errors
 /// A tensor cannot be read.
-pub fn pieces(model: &VideoLm, optimizer: &AdamW, mesh: &Mesh) -> Result<Vec<Piece>, TrainError> {
+pub fn pieces(model: &VideoLm, sharded: &Sharded) -> Result<Vec<Piece>, TrainError> {
     let mut pieces = Vec::new();
-    for (index, parameter) in model.parameters().iter().enumerate() {
-        if !is_writer(index, parameter, mesh) || parameter.slice.extent.contains(&0) {
-            continue;
-        }
-        pieces.push(piece(parameter, Kind::Parameter, &parameter.tensor)?);
-        if let Some(moments) = optimizer.moments(&parameter.name) {
-            pieces.push(piece(parameter, Kind::ExpAvg, &moments.exp_avg)?);
-            pieces.push(piece(parameter, Kind::ExpAvgSq, &moments.exp_avg_sq)?);
+    for held in sharded.held(model.parameters()).iter().filter(|held| held.is_written) {
+        for kind in KINDS {
+            if let Some(values) = held.values(kind) {
+                pieces.push(piece(held, kind, &values)?);
+            }
         }
     }
     Ok(pieces)
 }
 
-fn is_writer(index: usize, parameter: &Parameter, mesh: &Mesh) -> bool {
-    let holders = if parameter.is_split() { &mesh.dp } else { &mesh.world };
-    index % holders.size() == holders.rank()
-}
-
-fn piece(parameter: &Parameter, kind: Kind, tensor: &Tensor) -> Result<Piece, TrainError> {
-    let part = parameter.unpadded(&tensor.detach()).contiguous();
-    let dtype = if part.kind() == tch::Kind::Double { Dtype::F64 } else { Dtype::F32 };
-    let mut data = vec![0; part.numel() * dtype.bytes() as usize];
-    part.view(-1).f_copy_data_u8(&mut data, part.numel()).map_err(TrainError::Tensor)?;
+fn piece(held: &Held, kind: Kind, values: &Tensor) -> Result<Piece, TrainError> {
+    let values = values.contiguous();
+    let dtype = match values.kind() {
+        tch::Kind::Double => Dtype::F64,
+        tch::Kind::BFloat16 => Dtype::Bf16,
+        _ => Dtype::F32,
+    };
+    let mut data = vec![0; values.numel() * dtype.bytes() as usize];
+    values.view(-1).f_copy_data_u8(&mut data, values.numel())?;
     Ok(Piece {
-        name: parameter.name.clone(),
+        name: held.parameter.name.clone(),
         kind,
         dtype,
-        shape: unsigned(&parameter.shape),
-        offset: unsigned(&parameter.slice.offset),
-        extent: unsigned(&parameter.slice.extent),
+        shape: unsigned(&held.parameter.shape),
+        offset: unsigned(&held.offset),
+        extent: unsigned(&held.extent),
         data: Bytes::from(data),
     })
 }
 
-fn unsigned(sizes: &[i64]) -> Vec<u64> {
+pub(crate) fn unsigned(sizes: &[i64]) -> Vec<u64> {
     sizes.iter().map(|&size| size as u64).collect()
 }
 
 /// Parameters that a checkpoint of a plain language model lacks: they may keep their fresh values.
 const ADDED: [&str; 3] = ["proj.", "global_local.", "mvm_decoder."];
+
+/// The factors of LoRA, which may be added to any product.
+const FACTORS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 
 /// Reads this rank's slices of the parameters. Returns the names that the checkpoint lacks and that stay fresh.
 ///
@@ -68,58 +69,101 @@ pub fn load_parameters(
 ) -> Result<Vec<String>, TrainError> {
     let mut fresh = Vec::new();
     for parameter in model.parameters().iter() {
-        let name = &parameter.name;
-        if ADDED.iter().any(|part| name.starts_with(part))
-            && reader.manifest().tensor(name, Kind::Parameter).is_none()
-        {
-            fresh.push(name.clone());
-        } else {
-            load(parameter, Kind::Parameter, &parameter.tensor, reader, handle)?;
+        if may_stay_fresh(parameter, reader) {
+            fresh.push(parameter.name.clone());
+        } else if !parameter.slice.extent.contains(&0) {
+            let Slice { offset, extent } = &parameter.slice;
+            let values = parameter.unpadded(&parameter.tensor.detach());
+            load(parameter, Kind::Parameter, (offset, extent), &values, reader, handle)?;
         }
     }
     Ok(fresh)
 }
 
-/// Reads this rank's slices of the moments.
+/// Reads the parameters that this rank keeps, as [`load_parameters`] does.
+///
+/// # Errors
+/// As [`load_parameters`].
+pub fn load_weights(
+    model: &VideoLm,
+    sharded: &mut Sharded,
+    reader: &Reader,
+    handle: &Handle,
+) -> Result<Vec<String>, TrainError> {
+    let stays = |parameter: &Parameter| may_stay_fresh(parameter, reader);
+    let fresh = model.parameters().iter().filter(|parameter| stays(parameter));
+    let fresh = fresh.map(|parameter| parameter.name.clone()).collect();
+    let held = sharded.held(model.parameters());
+    load_held(held.iter().filter(|held| !stays(held.parameter)), Kind::Parameter, reader, handle)?;
+    drop(held);
+    sharded.publish()?;
+    Ok(fresh)
+}
+
+/// Reads the moments that this rank keeps.
 ///
 /// # Errors
 /// A moment is missing, has another shape, or cannot be read.
 pub fn load_moments(
     model: &VideoLm,
-    optimizer: &AdamW,
+    sharded: &Sharded,
     reader: &Reader,
     handle: &Handle,
 ) -> Result<(), TrainError> {
-    for parameter in model.parameters().iter() {
-        if let Some(moments) = optimizer.moments(&parameter.name) {
-            load(parameter, Kind::ExpAvg, &moments.exp_avg, reader, handle)?;
-            load(parameter, Kind::ExpAvgSq, &moments.exp_avg_sq, reader, handle)?;
+    let held = sharded.held(model.parameters());
+    load_held(held.iter(), Kind::ExpAvg, reader, handle)?;
+    load_held(held.iter(), Kind::ExpAvgSq, reader, handle)
+}
+
+fn may_stay_fresh(parameter: &Parameter, reader: &Reader) -> bool {
+    let name = &parameter.name;
+    let is_added = ADDED.iter().any(|part| name.starts_with(part));
+    (is_added || FACTORS.iter().any(|part| name.ends_with(part)))
+        && reader.manifest().tensor(name, Kind::Parameter).is_none()
+}
+
+fn load_held<'a>(
+    held: impl Iterator<Item = &'a Held<'a>>,
+    kind: Kind,
+    reader: &Reader,
+    handle: &Handle,
+) -> Result<(), TrainError> {
+    for held in held {
+        if let Some(values) = held.values(kind) {
+            let region = (&held.offset, &held.extent);
+            load(held.parameter, kind, region, &values, reader, handle)?;
         }
     }
     Ok(())
 }
 
+/// Reads a box of a tensor into `values`, which has its extent.
 fn load(
     parameter: &Parameter,
     kind: Kind,
-    tensor: &Tensor,
+    (offset, extent): (&Vec<i64>, &Vec<i64>),
+    values: &Tensor,
     reader: &Reader,
     handle: &Handle,
 ) -> Result<(), TrainError> {
-    if parameter.slice.extent.contains(&0) {
-        return Ok(());
-    }
-    let (offset, extent) = (unsigned(&parameter.slice.offset), unsigned(&parameter.slice.extent));
     check_shape(parameter, kind, reader)?;
     let stored = reader.manifest().tensor(&parameter.name, kind).map(|stored| stored.dtype);
-    let bytes = handle.block_on(reader.read_slice(&parameter.name, kind, &offset, &extent))?;
+    let region = (unsigned(offset), unsigned(extent));
+    let read = reader.read_slice(&parameter.name, kind, &region.0, &region.1);
+    let bytes = handle.block_on(read)?;
     // A tensor that is not there has been reported by `read_slice`.
-    let stored = kind_of(stored.unwrap_or(Dtype::F32));
-    let values = Tensor::f_from_data_size(&bytes, &parameter.slice.extent, stored)
-        .map_err(TrainError::Tensor)?;
-    tch::no_grad(|| {
-        parameter.unpadded(&tensor.detach()).f_copy_(&values).map_err(TrainError::Tensor)
-    })
+    copy_in(values, &bytes, extent, stored.unwrap_or(Dtype::F32))
+}
+
+/// Copies stored values into `values`, which has the extent, and brings them to its type.
+pub(crate) fn copy_in(
+    values: &Tensor,
+    bytes: &[u8],
+    extent: &[i64],
+    stored: Dtype,
+) -> Result<(), TrainError> {
+    let read = Tensor::f_from_data_size(bytes, extent, kind_of(stored))?;
+    Ok(tch::no_grad(|| values.shallow_clone().f_copy_(&read))?)
 }
 
 fn kind_of(dtype: Dtype) -> tch::Kind {

@@ -1,13 +1,13 @@
-//! One optimizer step: losses, gradients, norm, update.
+//! One optimizer step: losses and gradients.
 
 use strand_comm::{Group, Mesh, ReduceOp};
-use strand_model::{Parameter, Pass, Sample, VideoLm, tree_sum};
-use strand_recipe::{Stage, VideoInput};
-use tch::Tensor;
+use strand_model::{Direction, Losses, Parameter, Pass, Sample, VideoLm};
+use strand_recipe::{Stage, Work};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
-use crate::optimizer::{AdamW, squares};
-use crate::reduce::{ExactSums, sum_gradients, zero_gradients};
+use crate::exact::ExactSums;
+use crate::sharded::{Sharded, Zero};
 
 /// How the step's losses are weighted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +51,17 @@ impl Counts {
     /// Share of the visual tokens that was dropped.
     pub fn mask_rate(&self) -> f64 {
         (self.visual_all - self.visual_kept) as f64 / self.visual_all.max(1) as f64
+    }
+
+    /// What there was to compute.
+    pub fn work(&self) -> Work {
+        Work {
+            student_tokens: self.visual_kept + self.text,
+            student_pairs: self.student_pairs,
+            labels: self.labels,
+            teacher_tokens: self.teacher_tokens,
+            teacher_pairs: self.teacher_pairs,
+        }
     }
 
     /// Counts of this rank's micro-batches.
@@ -122,24 +133,8 @@ pub struct StepLosses {
 
 /// Leaves a gradient only to the parameters that the stage trains: those that its patterns name and its passes use.
 pub fn freeze(model: &VideoLm, stage: &Stage) {
-    let decodes = stage.mvm.is_some_and(|mvm| mvm.decoder);
-    let adapts = stage.video.input == VideoInput::GlobalLocal;
     for parameter in model.parameters().iter() {
-        let name = &parameter.name;
-        let used = (decodes || !name.starts_with("mvm_decoder."))
-            && (adapts || !name.starts_with("global_local."));
-        let wanted = stage.train.iter().any(|pattern| matches(pattern, name));
-        let _ = parameter.tensor.set_requires_grad(used && wanted);
-    }
-}
-
-/// Whether `name` fits `pattern`, in which `*` stands for anything.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            (0..=name.len()).any(|skip| name.is_char_boundary(skip) && matches(rest, &name[skip..]))
-        }),
+        let _ = parameter.tensor.set_requires_grad(stage.trains(&parameter.name));
     }
 }
 
@@ -156,40 +151,93 @@ pub fn trained(model: &VideoLm) -> Vec<&Parameter> {
 /// A sample does not fit the model, or a collective failed.
 pub fn gradients(
     model: &VideoLm,
+    sharded: &mut Sharded,
     mesh: &Mesh,
     micro_batches: &[Vec<Sample>],
     pass: Pass,
     objective: Objective,
 ) -> Result<StepLosses, TrainError> {
-    let trained = trained(model);
-    zero_gradients(trained.iter().copied());
+    let own: Vec<&[Sample]> =
+        micro_batches.iter().map(Vec::as_slice).filter(|samples| !samples.is_empty()).collect();
     let counts = Counts::local(micro_batches, pass).summed(&mesh.dp)?;
-    let mut sums = [0.0; 2];
-    let mut exact = objective.exact_sums.then(|| ExactSums::new(&trained));
-    for samples in micro_batches.iter().filter(|samples| !samples.is_empty()) {
-        let losses = model.losses(samples, pass)?;
-        let labels = losses.lm.size()[0];
-        let (lm_divisor, mvm_divisor) = divisors(objective, &counts, labels, losses.num_compared);
-        let lm = losses.lm.sum(losses.lm.kind()) / lm_divisor;
-        let mvm = losses.mvm_sum.map(|sum| sum / mvm_divisor);
-        let total = match &mvm {
-            Some(mvm) => &lm + mvm * objective.mvm_weight,
-            None => lm.shallow_clone(),
-        };
-        total
-            .f_backward()
-            .map_err(|source| TrainError::Backward { in_collective: mesh.has_failed(), source })?;
-        if let Some(exact) = &mut exact {
-            exact.take(&trained);
+    let passes = passes(&own, pass, sharded.zero(), mesh)?;
+    sharded.begin()?;
+    let mut exact = objective.exact_sums.then(|| ExactSums::new(&sharded.own_gradients()));
+    // Where the model is: nobody waits for a GPU before all of the step is in its queue.
+    let mut sums = Tensor::zeros([2], (Kind::Double, mesh.device));
+    for (i, has_teacher) in passes.iter().copied().enumerate() {
+        // Exact sums are reduced when all are there.
+        sharded.begin_pass(i + 1 == passes.len() && exact.is_none());
+        match own.get(i) {
+            Some(samples) => {
+                let losses = model.losses(samples, pass)?;
+                if has_teacher && losses.mvm_sum.is_none() {
+                    sharded.walk(Direction::Forward)?;
+                }
+                sums += backward(&losses, objective, &counts, mesh)?;
+            }
+            None => {
+                sharded.walk(Direction::Forward)?;
+                if has_teacher {
+                    sharded.walk(Direction::Forward)?;
+                }
+                sharded.walk(Direction::Backward)?;
+            }
         }
-        sums[0] += lm.double_value(&[]);
-        sums[1] += mvm.map_or(0.0, |mvm| mvm.double_value(&[]));
+        sharded.end_pass()?;
+        if let Some(exact) = &mut exact {
+            exact.take(&sharded.own_gradients());
+        }
     }
-    match exact {
-        Some(exact) => exact.finish(&trained, &mesh.dp)?,
-        None => sum_gradients(&trained, &mesh.dp)?,
+    if let Some(exact) = exact {
+        exact.finish(&sharded.own_gradients(), &mesh.dp)?;
     }
     step_losses(sums, counts, objective, mesh)
+}
+
+/// The passes of a step, and whether a teacher runs in each. Where ranks meet in every pass they agree on both.
+fn passes(own: &[&[Sample]], pass: Pass, zero: Zero, mesh: &Mesh) -> Result<Vec<bool>, TrainError> {
+    let compares = |samples: &&[Sample]| {
+        pass.mvm.is_some() && samples.iter().any(|sample| sample.num_compared(pass.input) > 0)
+    };
+    let mut teachers: Vec<bool> = own.iter().map(compares).collect();
+    // Gradients are reduced once at least.
+    let mut count = teachers.len().max(1);
+    if zero >= Zero::Zero2 {
+        let most = Tensor::from_slice(&[count as i64]);
+        mesh.dp.all_reduce(&most, ReduceOp::Max)?.wait()?;
+        count = most.int64_value(&[0]) as usize;
+    }
+    teachers.resize(count, false);
+    if zero == Zero::Zero3 {
+        let any: Vec<i64> = teachers.iter().copied().map(i64::from).collect();
+        let any = Tensor::from_slice(&any);
+        mesh.dp.all_reduce(&any, ReduceOp::Max)?.wait()?;
+        teachers = (0..count).map(|i| any.int64_value(&[i as i64]) > 0).collect();
+    }
+    Ok(teachers)
+}
+
+/// The backward pass of a micro-batch. Returns what it adds to the step's losses, `[2]`.
+fn backward(
+    losses: &Losses,
+    objective: Objective,
+    counts: &Counts,
+    mesh: &Mesh,
+) -> Result<Tensor, TrainError> {
+    let labels = losses.lm.size()[0];
+    let (lm_divisor, mvm_divisor) = divisors(objective, counts, labels, losses.num_compared);
+    let lm = losses.lm.sum(losses.lm.kind()) / lm_divisor;
+    let mvm = losses.mvm_sum.as_ref().map(|sum| sum / mvm_divisor);
+    let total = match &mvm {
+        Some(mvm) => &lm + mvm * objective.mvm_weight,
+        None => lm.shallow_clone(),
+    };
+    total
+        .f_backward()
+        .map_err(|source| TrainError::Backward { in_collective: mesh.has_failed(), source })?;
+    let mvm = mvm.unwrap_or_else(|| lm.zeros_like());
+    Ok(Tensor::stack(&[lm.detach(), mvm.detach()], 0).to_kind(Kind::Double))
 }
 
 /// What the sums of one micro-batch are divided by.
@@ -203,46 +251,16 @@ fn divisors(objective: Objective, counts: &Counts, labels: i64, compared: i64) -
 }
 
 fn step_losses(
-    sums: [f64; 2],
+    sums: Tensor,
     counts: Counts,
     objective: Objective,
     mesh: &Mesh,
 ) -> Result<StepLosses, TrainError> {
-    let sums = Tensor::from_slice(&sums);
     mesh.dp.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
+    // Here the host waits for the passes.
+    let sums = sums.f_to_device(Device::Cpu)?;
     let lm = sums.double_value(&[0]);
     let mvm = (counts.compared > 0).then(|| sums.double_value(&[1]));
     let total = lm + objective.mvm_weight * mvm.unwrap_or(0.0);
     Ok(StepLosses { lm, mvm, total, counts })
-}
-
-/// Norm of the whole gradient, the same on every rank.
-///
-/// # Errors
-/// A collective failed.
-pub fn gradient_norm(model: &VideoLm) -> Result<f64, TrainError> {
-    let slices = model.slices();
-    let (replicated, split) = squares(trained(model).into_iter(), slices);
-    let split = slices.all_reduce(tree_sum(split))?;
-    Ok((split.double_value(&[0]) + replicated).sqrt())
-}
-
-/// Clips the gradient to `max_norm` as `torch.nn.utils.clip_grad_norm_` does, and updates the parameters.
-pub fn update(model: &VideoLm, optimizer: &mut AdamW, lr: f64, norm: f64, max_norm: Option<f64>) {
-    let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-    optimizer.update(trained(model).into_iter(), lr, scale);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_stands_for_anything() {
-        assert!(matches("*", "proj.weight"));
-        assert!(matches("model.layers.*.self_attn.?_proj", "model.layers.0.self_attn.?_proj"));
-        assert!(matches("*q_proj*", "model.layers.0.self_attn.q_proj.weight"));
-        assert!(!matches("proj", "proj.weight"));
-        assert!(!matches("*.bias", "proj.weight"));
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use strand_checkpoint::weights::WeightsError;
+
 /// An encoder cannot be opened, or an input cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,12 +24,9 @@ pub enum VisionError {
         /// What is wrong.
         reason: String,
     },
-    /// The folder holds no safetensors.
-    #[error("{folder}: neither model.safetensors nor model.safetensors.index.json is here")]
-    NoWeights {
-        /// The folder.
-        folder: PathBuf,
-    },
+    /// The folder's tensors cannot be read, or are not those of the model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A model that has no EVA ViT and Q-Former.
     #[error("{path}: model type `{found}` is not known")]
     ModelType {
@@ -45,36 +44,6 @@ pub enum VisionError {
         key: &'static str,
         /// What is wrong.
         reason: String,
-    },
-    /// A tensor that the model needs is not there.
-    #[error("{path}: tensor `{tensor}` is missing")]
-    MissingTensor {
-        /// The file that should hold it.
-        path: PathBuf,
-        /// Its name.
-        tensor: String,
-    },
-    /// A tensor of another shape than `config.json` asks for.
-    #[error("{path}: tensor `{tensor}` has shape {found:?}, config.json asks for {expected:?}")]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name.
-        tensor: String,
-        /// Its shape.
-        found: Vec<i64>,
-        /// The shape that is needed.
-        expected: Vec<i64>,
-    },
-    /// A tensor whose values are no floats.
-    #[error("{path}: tensor `{tensor}` is of type {found}, which is not a float")]
-    TensorType {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name.
-        tensor: String,
-        /// Its type.
-        found: String,
     },
     /// A question-conditioned encoder without its tokenizer.
     #[error("{folder}: neither qformer_tokenizer/tokenizer.json nor tokenizer.json is here")]
@@ -105,14 +74,9 @@ impl VisionError {
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NoWeights { .. } => {
-                "name a folder in Hugging Face's layout; weights in .bin files have to be saved as safetensors first"
-            }
+            Self::Weights(error) => return error.hint(),
             Self::ModelType { .. } => {
                 "known are instructblip, instructblipvideo, blip-2 and minigpt4, by `model_type` or `architectures`"
-            }
-            Self::MissingTensor { .. } | Self::Shape { .. } => {
-                "config.json and the weights belong together: download the folder again"
             }
             Self::NoTokenizer { .. } => {
                 "the Q-Former of InstructBLIP reads the question: its tokenizer is part of the model's folder"

@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use strand_checkpoint::Dtype;
+use strand_checkpoint::weights::{FileWriter, Head};
 
 use crate::config::Config;
 use crate::error::VisionError;
@@ -31,7 +33,8 @@ pub fn write_folder(folder: &Path, config: &Config) -> Result<(), VisionError> {
         let path = folder.join("qformer_tokenizer/tokenizer.json");
         write(&path, |file| file.write_all(tokenizer().as_bytes()))?;
     }
-    write(&folder.join("model.safetensors"), |file| write_tensors(file, &shapes))
+    let path = folder.join("model.safetensors");
+    write_tensors(&path, &shapes).map_err(|source| VisionError::Read { path, source })
 }
 
 fn write(
@@ -49,19 +52,16 @@ fn write(
     written().map_err(|source| VisionError::Read { path: path.to_owned(), source })
 }
 
-fn write_tensors(file: &mut impl Write, shapes: &[(String, Vec<i64>)]) -> io::Result<()> {
-    let mut header = Map::new();
-    let mut end = 0;
-    for (name, shape) in shapes {
-        let start = end;
-        end += count(shape) * 2;
-        let entry = json!({ "dtype": "BF16", "shape": shape, "data_offsets": [start, end] });
-        header.insert(name.clone(), entry);
-    }
-    let header = Value::Object(header).to_string();
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    shapes.iter().try_for_each(|(name, shape)| write_values(file, name, shape))
+fn write_tensors(path: &Path, shapes: &[(String, Vec<i64>)]) -> io::Result<()> {
+    let head = |(name, shape): &(String, Vec<i64>)| Head {
+        name: name.clone(),
+        dtype: Dtype::Bf16,
+        shape: shape.iter().map(|&size| size as u64).collect(),
+    };
+    let heads: Vec<Head> = shapes.iter().map(head).collect();
+    let mut file = FileWriter::create(path, &heads)?;
+    shapes.iter().try_for_each(|(name, shape)| write_values(&mut file, name, shape))?;
+    file.finish()
 }
 
 fn count(shape: &[i64]) -> usize {
@@ -69,7 +69,7 @@ fn count(shape: &[i64]) -> usize {
 }
 
 /// Uniform values around a centre; a matrix keeps the variance of what it is multiplied with.
-fn write_values(file: &mut impl Write, name: &str, shape: &[i64]) -> io::Result<()> {
+fn write_values(file: &mut FileWriter, name: &str, shape: &[i64]) -> io::Result<()> {
     let is_norm = name.to_lowercase().contains("norm");
     let (centre, width) = match (shape.len(), name.ends_with(".weight")) {
         (1, true) if is_norm => (1.0, 0.1),
@@ -90,7 +90,7 @@ fn write_values(file: &mut impl Write, name: &str, shape: &[i64]) -> io::Result<
             // bf16 is the upper half of fp32.
             value.copy_from_slice(&(centre + width * draw).to_le_bytes()[2..]);
         }
-        file.write_all(part)?;
+        file.write(part)?;
         left -= part.len() / 2;
     }
     Ok(())

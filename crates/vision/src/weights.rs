@@ -1,96 +1,56 @@
-//! Tensors of a Hugging Face safetensors folder, by name.
+//! An encoder's tensors in a Hugging Face folder, by name.
 //!
 //! A folder holds the language model too, many gigabytes of it. Only headers and the byte ranges of the tensors that
 //! an encoder asks for are read, one tensor at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use serde::Deserialize;
+use strand_checkpoint::Dtype;
+use strand_checkpoint::weights;
+use strand_checkpoint::weights::WeightsError;
 use tch::{Device, Kind, Tensor};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 use crate::error::VisionError;
 use crate::eva::EvaVit;
-use crate::folder::read_small;
 use crate::identity::Identity;
 use crate::qformer::QFormer;
 
 /// What an encoder's tensors begin with.
 const PREFIXES: [&str; 3] = ["vision_model.", "qformer.", "query_tokens"];
 
-/// Longer headers are refused by the reference implementation too.
-const MOST_HEADER_BYTES: u64 = 100_000_000;
-
-/// Bytes in front of a header: its length.
-const LENGTH_BYTES: u64 = 8;
-
 /// Where the tensors of an encoder lie.
 #[derive(Debug)]
 pub struct Weights {
-    /// Named where a tensor is missing: the single file or the index.
-    catalogue: PathBuf,
-    places: BTreeMap<String, Place>,
-}
-
-/// Where one tensor lies.
-#[derive(Debug, Clone)]
-struct Place {
-    file: Arc<OpenFile>,
-    dtype: Dtype,
-    shape: Vec<i64>,
-    /// First byte in the file, and number of bytes.
-    offset: u64,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct OpenFile {
-    path: PathBuf,
-    file: File,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+    stored: weights::Weights,
+    /// Waits for the reads: an encoder is opened by plain functions.
+    runtime: Runtime,
 }
 
 impl Weights {
     /// Reads the headers: of `model.safetensors`, or of those files that `model.safetensors.index.json` names for the
-    /// tensors of an encoder.
+    /// tensors of an encoder. Not to be called from a task.
     ///
     /// # Errors
-    /// [`VisionError::NoWeights`] where there is neither, [`VisionError::Read`] and [`VisionError::File`] for a file
-    /// that is missing or damaged, [`VisionError::MissingTensor`] for one that the index promises in vain.
+    /// [`VisionError::Weights`] where there is neither, for a file that is missing or damaged, and for a tensor that the
+    /// index promises in vain.
     pub fn open(folder: &Path) -> Result<Weights, VisionError> {
-        let single = folder.join("model.safetensors");
-        if single.is_file() {
-            let places = read_header(&single)?;
-            return Ok(Weights { catalogue: single, places });
-        }
-        let index = folder.join("model.safetensors.index.json");
-        if !index.is_file() {
-            return Err(VisionError::NoWeights { folder: folder.to_owned() });
-        }
-        let places = read_indexed(folder, &index)?;
-        Ok(Weights { catalogue: index, places })
+        let path = || folder.to_owned();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| VisionError::Read { path: path(), source })?;
+        let url = folder.to_str().ok_or_else(|| VisionError::File {
+            path: path(),
+            reason: "the path is not UTF-8".to_owned(),
+        })?;
+        let wanted = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let stored = runtime.block_on(weights::Weights::open(url, wanted))?;
+        Ok(Weights { stored, runtime })
     }
 
     /// A reader that brings tensors to `kind` on `device` and notes them in an [`Identity`].
     pub fn reader(&self, kind: Kind, device: Device) -> Reader<'_> {
         Reader { source: Source::Weights(self), identity: Identity::default(), kind, device }
-    }
-
-    fn place(&self, name: &str) -> Result<&Place, VisionError> {
-        self.places.get(name).ok_or_else(|| VisionError::MissingTensor {
-            path: self.catalogue.clone(),
-            tensor: name.to_owned(),
-        })
     }
 }
 
@@ -130,8 +90,7 @@ impl Reader<'_> {
     /// A tensor in the type of the computation.
     ///
     /// # Errors
-    /// [`VisionError::MissingTensor`], [`VisionError::Shape`], [`VisionError::TensorType`] and [`VisionError::Read`]
-    /// name file and tensor.
+    /// [`VisionError::Weights`] names file and tensor.
     pub fn tensor(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, VisionError> {
         self.read(name, shape, self.kind)
     }
@@ -150,115 +109,36 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, VisionError> {
-        let place = match &mut self.source {
-            Source::Weights(weights) => weights.place(name)?,
+        let Weights { stored, runtime } = match &mut self.source {
+            Source::Weights(weights) => weights,
             Source::List(shapes) => {
                 shapes.push((name.to_owned(), shape.to_vec()));
                 return Ok(Tensor::f_zeros([0], (kind, self.device))?);
             }
         };
-        let path = &place.file.path;
-        if place.shape != shape {
-            return Err(VisionError::Shape {
-                path: path.clone(),
-                tensor: name.to_owned(),
-                found: place.shape.clone(),
-                expected: shape.to_vec(),
-            });
+        let found = stored.tensor(name)?;
+        let expected: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
+        if found.shape != expected {
+            let (url, tensor) = (stored.url_of(found), name.to_owned());
+            let found = found.shape.clone();
+            return Err(WeightsError::Shape { url, tensor, found, expected }.into());
         }
-        let stored = float(place.dtype).ok_or_else(|| VisionError::TensorType {
-            path: path.clone(),
-            tensor: name.to_owned(),
-            found: format!("{:?}", place.dtype),
-        })?;
-        let mut bytes = vec![0; place.bytes];
-        let read = place.file.file.read_exact_at(&mut bytes, place.offset);
-        read.map_err(|source| VisionError::Read { path: path.clone(), source })?;
-        self.identity.add_tensor(name, &format!("{:?} {shape:?}", place.dtype), &bytes);
-        let tensor = Tensor::f_from_data_size(&bytes, shape, stored)?;
+        let bytes = runtime.block_on(stored.read_tensor(name))?;
+        // Values that are no floats have been refused by the read.
+        let stored_kind = found.dtype.map_or(kind, kind_of);
+        self.identity.add_tensor(name, &format!("{} {shape:?}", found.type_name), &bytes);
+        let tensor = Tensor::f_from_data_size(&bytes, shape, stored_kind)?;
         Ok(tensor.f_to_device(self.device)?.f_to_kind(kind)?)
     }
 }
 
-fn float(dtype: Dtype) -> Option<Kind> {
+fn kind_of(dtype: Dtype) -> Kind {
     match dtype {
-        Dtype::F16 => Some(Kind::Half),
-        Dtype::BF16 => Some(Kind::BFloat16),
-        Dtype::F32 => Some(Kind::Float),
-        Dtype::F64 => Some(Kind::Double),
-        _ => None,
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+        Dtype::F16 => Kind::Half,
     }
-}
-
-fn is_wanted(name: &str) -> bool {
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn read_indexed(folder: &Path, index: &Path) -> Result<BTreeMap<String, Place>, VisionError> {
-    let bad = |reason: String| VisionError::File { path: index.to_owned(), reason };
-    let Index { weight_map } =
-        serde_json::from_slice(&read_small(index)?).map_err(|error| bad(error.to_string()))?;
-    let wanted: BTreeMap<&String, &String> =
-        weight_map.iter().filter(|(name, _)| is_wanted(name)).collect();
-    let mut places = BTreeMap::new();
-    for file in wanted.values().copied().collect::<BTreeSet<_>>() {
-        if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
-            return Err(bad(format!("`{file}` is not the name of a file in the same folder")));
-        }
-        places.append(&mut read_header(&folder.join(file))?);
-    }
-    match wanted.into_iter().find(|(name, _)| !places.contains_key(*name)) {
-        None => Ok(places),
-        Some((name, file)) => {
-            Err(VisionError::MissingTensor { path: folder.join(file), tensor: name.clone() })
-        }
-    }
-}
-
-/// The wanted tensors of a file; the file is opened and nothing but its header read.
-fn read_header(path: &Path) -> Result<BTreeMap<String, Place>, VisionError> {
-    let failed = |source| VisionError::Read { path: path.to_owned(), source };
-    let bad = |reason: &str| VisionError::File {
-        path: path.to_owned(),
-        reason: format!("not safetensors: {reason}"),
-    };
-    let file = File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
-    let mut length = [0; LENGTH_BYTES as usize];
-    file.read_exact_at(&mut length, 0).map_err(failed)?;
-    let header = u64::from_le_bytes(length);
-    if header > MOST_HEADER_BYTES || header > size.saturating_sub(LENGTH_BYTES) {
-        return Err(bad(&format!("a header of {header} bytes in a file of {size}")));
-    }
-    let mut json = vec![0; header as usize];
-    file.read_exact_at(&mut json, LENGTH_BYTES).map_err(failed)?;
-    let metadata: Metadata =
-        serde_json::from_slice(&json).map_err(|error| bad(&error.to_string()))?;
-    let file = Arc::new(OpenFile { path: path.to_owned(), file });
-    let data = LENGTH_BYTES + header;
-    let mut places = BTreeMap::new();
-    for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| is_wanted(name)) {
-        let place = place(&file, data, size, info);
-        let place = place.ok_or_else(|| bad(&format!("tensor `{name}` lies outside the file")))?;
-        places.insert(name, place);
-    }
-    Ok(places)
-}
-
-/// `None` where a tensor's bytes are not in the file or not as many as its shape asks for.
-fn place(file: &Arc<OpenFile>, data: u64, size: u64, info: &TensorInfo) -> Option<Place> {
-    let (first, last) = info.data_offsets;
-    let bytes = last.checked_sub(first)?;
-    let values = info.shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))?;
-    let fits = data.checked_add(last as u64)? <= size;
-    let shape = info.shape.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?;
-    (fits && values.checked_mul(info.dtype.bitsize())? == bytes.checked_mul(8)?).then(|| Place {
-        file: file.clone(),
-        dtype: info.dtype,
-        shape,
-        offset: data + first as u64,
-        bytes,
-    })
 }
 
 #[cfg(test)]
@@ -287,58 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_followed_and_only_where_needed() {
+    fn shapes_are_checked_and_files_named() {
         let folder = tempfile::tempdir().unwrap();
-        let tensors: Values = vec![("qformer.a".into(), vec![1], vec![3.0])];
-        write_file(&folder.path().join("model-1.safetensors"), &tensors);
-        // The language model's file is not there, and nobody asks for it.
-        let index = r#"{"weight_map": {"qformer.a": "model-1.safetensors",
-            "language_model.b": "model-2.safetensors"}}"#;
-        let path = folder.path().join("model.safetensors.index.json");
-        std::fs::write(&path, index).unwrap();
-        let weights = Weights::open(folder.path()).unwrap();
-        assert!(reader(&weights).tensor("qformer.a", &[1]).is_ok());
-        for (index, named) in [
-            (r#"{"weight_map": {"qformer.a": "../model-1.safetensors"}}"#, "in the same folder"),
-            (r#"{"weight_map": {"qformer.b": "model-1.safetensors"}}"#, "`qformer.b` is missing"),
-            (r#"{"weight_map": {"qformer.b": "model-2.safetensors"}}"#, "model-2.safetensors"),
-            ("{}", "weight_map"),
-        ] {
-            std::fs::write(&path, index).unwrap();
-            let error = Weights::open(folder.path()).expect_err(named);
-            assert!(error.to_string().contains(named), "{error}");
-        }
-    }
-
-    #[test]
-    fn shapes_and_types_are_checked() {
-        let folder = tempfile::tempdir().unwrap();
+        let error = Weights::open(folder.path()).expect_err("nothing there");
+        assert!(matches!(error, VisionError::Weights(WeightsError::NoWeights { .. })));
         let path = folder.path().join("model.safetensors");
         write_file(&path, &vec![("qformer.a".into(), vec![2], vec![1.0; 2])]);
         let weights = Weights::open(folder.path()).unwrap();
         let error = reader(&weights).tensor("qformer.a", &[3]).expect_err("another shape");
         assert!(error.to_string().contains("`qformer.a` has shape [2]"), "{error}");
-        let bytes = std::fs::read(&path).unwrap();
-        let header = String::from_utf8_lossy(&bytes).replace("F32", "I32");
-        std::fs::write(&path, header).unwrap();
-        let weights = Weights::open(folder.path()).unwrap();
-        let error = reader(&weights).tensor("qformer.a", &[2]).expect_err("integers");
-        assert!(error.to_string().contains("type I32"), "{error}");
-    }
-
-    #[test]
-    fn damaged_files_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Weights::open(folder.path()).expect_err("nothing there");
-        assert!(matches!(error, VisionError::NoWeights { .. }));
-        let path = folder.path().join("model.safetensors");
-        write_file(&path, &vec![("qformer.a".into(), vec![2], vec![1.0; 2])]);
-        let whole = std::fs::read(&path).unwrap();
-        let huge = [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat();
-        for bytes in [&whole[..whole.len() - 1], &whole[..20], &whole[..4], &huge] {
-            std::fs::write(&path, bytes).unwrap();
-            let error = Weights::open(folder.path()).expect_err("damaged");
-            assert!(error.to_string().contains("model.safetensors"), "{error}");
-        }
+        assert!(error.hint().is_some_and(|hint| hint.contains("config.json")));
     }
 }

@@ -1,13 +1,16 @@
-//! One rank of a run, or with `encode` one encoder process. `strand` starts it; people start `strand launch` and
-//! `strand data extract`.
+//! One rank of a run or, with `bench-step`, of a measurement; with `encode` one encoder process. `strand` starts it;
+//! people start `strand launch`, `strand bench step` and `strand data extract`.
 
+mod device;
 mod encode;
 mod observer;
 mod rank;
 mod version;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rank::Job;
 use strand_control::{RankEnv, Reporter};
 
 fn main() -> ExitCode {
@@ -32,5 +35,24 @@ fn main() -> ExitCode {
     }
     let reporter = Reporter::new(&env);
     reporter.catch_panics();
-    ExitCode::from(rank::main(&env, &reporter))
+    match job() {
+        Ok(job) => ExitCode::from(rank::main(&env, &reporter, &job)),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(strand_control::ExitCode::Usage.code())
+        }
+    }
+}
+
+/// What the arguments ask for: nothing, or `bench-step OPTIONS REPORT`.
+fn job() -> Result<Job, String> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Ok(Job::Train),
+        ["bench-step", options, report] => {
+            let options = serde_json::from_str(options).map_err(|error| error.to_string())?;
+            Ok(Job::Bench(options, PathBuf::from(report)))
+        }
+        _ => Err(format!("{words:?}: strand-worker is started by strand")),
+    }
 }

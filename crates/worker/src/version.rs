@@ -2,11 +2,13 @@
 
 /// Versions and devices as one JSON object.
 pub fn json() -> serde_json::Value {
+    // Without it libtorch sees no GPU.
+    let cuda = strand_torch::load_cuda();
     serde_json::json!({
         "strand": env!("CARGO_PKG_VERSION"),
         "libtorch": libtorch(),
         "threads": tch::get_num_threads(),
-        "cuda_devices": tch::Cuda::device_count(),
+        "cuda_devices": cuda.map_or(0, |()| tch::Cuda::device_count()),
     })
 }
 

@@ -13,8 +13,13 @@ usage: cargo xtask COMMAND
       --fresh           start over instead of continuing an interrupted run
       --data            only make the data
   test [AREA]           run all tests, or those of golden, parity, resume, faults, cli, unit
+      --mpi             instead what ranks test under `mpirun -n 4`; fetches Open MPI where there is no MPI
   bench data [OPTION]…  strand's reader against the loaders people use: `cargo xtask bench data --help`
+  bench step [OPTION]…  a training step against the same in PyTorch: `cargo xtask bench step --help`
+  bench plan            the memory that `strand plan` says beside what a step takes, three sizes
   bench order           what the order of 50 million samples costs: time to the first, memory
+  gpu-check [OPTION]…   what needs an NVIDIA GPU: NCCL, the golden cases, a step of 7B: `cargo xtask gpu-check --help`
+      --gather FOLDER   instead put all that it needs into a folder, for a machine without cargo
   lint                  rustfmt, clippy, cargo-deny, shellcheck, ruff, sizes of files";
 
 /// A parsed command line.
@@ -24,10 +29,24 @@ pub enum Command {
     Setup,
     Lint,
     Test(Option<Area>),
+    TestMpi,
     Demo(DemoOptions),
     /// With the arguments of the benchmark.
     BenchData(Vec<String>),
+    /// With the arguments of the benchmark.
+    BenchStep(Vec<String>),
     BenchOrder,
+    BenchPlan,
+    GpuCheck(GpuCheck),
+}
+
+/// Where the GPU's checks run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GpuCheck {
+    /// Here, with the arguments of the script.
+    Run(Vec<String>),
+    /// On a machine that is given this folder.
+    Gather(String),
 }
 
 /// The options of `cargo xtask demo`.
@@ -78,8 +97,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Fai
         return Err(usage("a command is missing"));
     };
     let rest: Vec<String> = arguments.collect();
-    if command == "bench" {
-        return bench(&rest);
+    match command.as_str() {
+        "bench" => return bench(&rest),
+        "gpu-check" => return gpu_check(rest).map(Command::GpuCheck),
+        _ => {}
     }
     if rest.iter().any(|word| word == "--help" || word == "-h") {
         return Ok(Command::Help);
@@ -88,6 +109,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Fai
         "help" | "--help" | "-h" => Ok(Command::Help),
         "setup" => no_more(&rest).map(|()| Command::Setup),
         "lint" => no_more(&rest).map(|()| Command::Lint),
+        "test" if rest == ["--mpi"] => Ok(Command::TestMpi),
         "test" => area(&rest).map(Command::Test),
         "demo" => demo(&rest).map(Command::Demo),
         other => Err(usage(format!("unknown command `{other}`"))),
@@ -122,13 +144,31 @@ fn area(rest: &[String]) -> Result<Option<Area>, Failure> {
 fn bench(rest: &[String]) -> Result<Command, Failure> {
     match rest.split_first() {
         Some((name, options)) if name == "data" => Ok(Command::BenchData(options.to_vec())),
-        Some((name, rest)) if name == "order" => match rest.first().map(String::as_str) {
-            Some("--help" | "-h") => Ok(Command::Help),
-            _ => no_more(rest).map(|()| Command::BenchOrder),
-        },
+        Some((name, options)) if name == "step" => Ok(Command::BenchStep(options.to_vec())),
+        Some((name, rest)) if name == "order" => plain(rest, Command::BenchOrder),
+        Some((name, rest)) if name == "plan" => plain(rest, Command::BenchPlan),
         Some((name, _)) if name == "--help" || name == "-h" => Ok(Command::Help),
         Some((name, _)) => Err(usage(format!("unknown benchmark `{name}`"))),
-        None => Err(usage("a benchmark is missing: there are `data` and `order`")),
+        None => Err(usage("a benchmark is missing: there are `data`, `step`, `order` and `plan`")),
+    }
+}
+
+/// The script knows its own options, `--help` among them.
+fn gpu_check(options: Vec<String>) -> Result<GpuCheck, Failure> {
+    match &options[..] {
+        [gather, folder] if gather == "--gather" => Ok(GpuCheck::Gather(folder.clone())),
+        all if all.iter().any(|word| word == "--gather") => {
+            Err(usage("`--gather` takes a folder and stands alone"))
+        }
+        _ => Ok(GpuCheck::Run(options)),
+    }
+}
+
+/// A benchmark without options.
+fn plain(rest: &[String], command: Command) -> Result<Command, Failure> {
+    match rest.first().map(String::as_str) {
+        Some("--help" | "-h") => Ok(Command::Help),
+        _ => no_more(rest).map(|()| command),
     }
 }
 
@@ -159,14 +199,21 @@ mod tests {
         assert_eq!(parsed("setup").unwrap(), Command::Setup);
         assert_eq!(parsed("test").unwrap(), Command::Test(None));
         assert_eq!(parsed("test faults").unwrap(), Command::Test(Some(Area::Faults)));
+        assert_eq!(parsed("test --mpi").unwrap(), Command::TestMpi);
         let expected = DemoOptions { json: true, quick: true, ..DemoOptions::default() };
         assert_eq!(parsed("demo --json --quick").unwrap(), Command::Demo(expected));
         assert_eq!(parsed("demo --help").unwrap(), Command::Help);
         let options = vec!["--quick".to_owned(), "--help".to_owned()];
         assert_eq!(parsed("bench data --quick --help").unwrap(), Command::BenchData(options));
         assert_eq!(parsed("bench order").unwrap(), Command::BenchOrder);
+        assert_eq!(parsed("bench plan").unwrap(), Command::BenchPlan);
         assert_eq!(parsed("bench order --help").unwrap(), Command::Help);
         assert_eq!(parsed("bench --help").unwrap(), Command::Help);
+        let options = vec!["--steps".to_owned(), "9".to_owned()];
+        let expected = Command::GpuCheck(GpuCheck::Run(options));
+        assert_eq!(parsed("gpu-check --steps 9").unwrap(), expected);
+        let expected = Command::GpuCheck(GpuCheck::Gather("out".to_owned()));
+        assert_eq!(parsed("gpu-check --gather out").unwrap(), expected);
     }
 
     #[test]
@@ -177,10 +224,13 @@ mod tests {
             ("lint now", "now"),
             ("test gold", "gold"),
             ("test cli unit", "unit"),
+            ("test --mpi now", "now"),
+            ("test cli --mpi", "--mpi"),
             ("demo --jsn", "--jsn"),
             ("bench", "data"),
             ("bench dta", "dta"),
             ("bench order now", "now"),
+            ("gpu-check --gather", "--gather"),
         ] {
             let error = parsed(line).unwrap_err();
             assert!(error.to_string().contains(word), "{line}: {error}");

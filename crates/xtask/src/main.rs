@@ -4,9 +4,12 @@
 
 mod args;
 mod bench;
+mod built;
 mod demo;
 mod failure;
+mod gpu_check;
 mod lint;
+mod mpi;
 mod process;
 mod setup;
 mod talk;
@@ -37,8 +40,12 @@ fn run() -> anyhow::Result<()> {
         Command::Setup => setup::command(&workspace),
         Command::Lint => lint::run(&workspace),
         Command::Test(area) => test::run(&workspace, area),
+        Command::TestMpi => mpi::run(&workspace),
         Command::Demo(options) => demo::run(&workspace, options),
-        Command::BenchData(options) => bench::data(&workspace, &options),
+        Command::BenchData(options) => bench::peers(&workspace, bench::DATA, &options),
+        Command::BenchStep(options) => bench::peers(&workspace, bench::STEP, &options),
         Command::BenchOrder => bench::order(&workspace),
+        Command::BenchPlan => bench::plan(&workspace),
+        Command::GpuCheck(what) => gpu_check::run(&workspace, &what),
     }
 }

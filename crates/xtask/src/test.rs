@@ -1,6 +1,10 @@
 //! `cargo xtask test`: builds once in release, then runs all tests or one area.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::args::Area;
 use crate::failure::{FAILED, Failure, USAGE};
@@ -24,15 +28,40 @@ pub fn run(workspace: &Workspace, area: Option<Area>) -> anyhow::Result<()> {
     say("test", format!("built in {}", duration(built)));
     let mut tests = tests(workspace, &provided.libtorch);
     tests.args(&selection).arg("--no-fail-fast");
+    if area == Some(Area::Golden) {
+        // Its tables are what one looks for.
+        tests.args(["--", "--show-output"]);
+    }
     let ((status, text), took) = timed(|| tee(&mut tests))?;
-    let counts = count(&text);
+    let what = area.map_or("all", Area::name);
+    conclude(&Summary { what, success: status.success(), text: &text, built, took })
+}
+
+/// A run of test programs.
+pub struct Summary<'a> {
+    /// Which tests.
+    pub what: &'a str,
+    /// Whether all programs ended well.
+    pub success: bool,
+    /// What they printed.
+    pub text: &'a str,
+    /// How long building took.
+    pub built: Duration,
+    /// How long running took.
+    pub took: Duration,
+}
+
+/// Repeats what failed, adds up what passed, and fails where that is not enough.
+pub fn conclude(summary: &Summary<'_>) -> anyhow::Result<()> {
+    let Summary { what, success, text, built, took } = *summary;
+    let counts = count(text);
     say("test", format!("build {}, tests {}", duration(built), duration(took)));
     let Counts { passed, failed, skipped } = counts;
-    for line in failures(&text) {
+    for line in failures(text) {
         println!("{line}");
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    verdict(status.success(), &counts, area)
+    verdict(success, &counts, what)
 }
 
 /// The arguments that choose the tests. All of them name the whole workspace, so that cargo
@@ -57,16 +86,17 @@ fn selection(workspace: &Workspace, area: Option<Area>) -> Result<Vec<&'static s
         .hint(format!("they belong in tests/tests/{name}.rs")))
 }
 
-fn cargo(workspace: &Workspace, verb: &str) -> Command {
+/// cargo in release, at the root.
+pub fn cargo(workspace: &Workspace, verb: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(&workspace.root).args([verb, "--release"]);
     cargo
 }
 
 /// `cargo test` for programs that find libtorch.
-pub fn tests(workspace: &Workspace, libtorch: &std::path::Path) -> Command {
+pub fn tests(workspace: &Workspace, libtorch: &Path) -> Command {
     let mut tests = cargo(workspace, "test");
-    tests.env("LD_LIBRARY_PATH", library_path(libtorch));
+    tests.env("LD_LIBRARY_PATH", library_path(&[&libtorch.join("lib")]));
     tests
 }
 
@@ -80,13 +110,11 @@ fn build(workspace: &Workspace, selection: &[&str]) -> anyhow::Result<()> {
     run_to_success(&mut tests, "building the tests")
 }
 
-fn library_path(libtorch: &std::path::Path) -> std::ffi::OsString {
-    let mut path = libtorch.join("lib").into_os_string();
-    if let Some(before) = std::env::var_os("LD_LIBRARY_PATH") {
-        path.push(":");
-        path.push(before);
-    }
-    path
+/// A search path for libraries: these folders, then those that the caller has named.
+pub fn library_path(folders: &[&Path]) -> OsString {
+    let before = env::var_os("LD_LIBRARY_PATH");
+    let folders = folders.iter().map(|folder| folder.as_os_str());
+    folders.chain(before.as_deref()).collect::<Vec<_>>().join(OsStr::new(":"))
 }
 
 /// Adds up the `test result:` lines, one a test binary.
@@ -144,8 +172,7 @@ fn failures(text: &str) -> Vec<String> {
 }
 
 /// Success of cargo is not enough: a filter that matches nothing succeeds too.
-fn verdict(success: bool, counts: &Counts, area: Option<Area>) -> anyhow::Result<()> {
-    let area = area.map_or("all", Area::name);
+fn verdict(success: bool, counts: &Counts, area: &str) -> anyhow::Result<()> {
     if !success || counts.failed > 0 {
         let hint = "the failures are listed above, with the program of each";
         return Err(Failure::new(FAILED, format!("tests failed ({area})")).hint(hint).into());
@@ -202,8 +229,8 @@ error: test failed, to rerun pass `-p b`
     #[test]
     fn a_run_without_tests_is_no_success() {
         let one = Counts { passed: 1, ..Counts::default() };
-        assert!(verdict(true, &one, None).is_ok());
-        assert!(verdict(false, &one, None).is_err());
-        assert!(verdict(true, &Counts::default(), Some(Area::Golden)).is_err());
+        assert!(verdict(true, &one, "all").is_ok());
+        assert!(verdict(false, &one, "all").is_err());
+        assert!(verdict(true, &Counts::default(), "golden").is_err());
     }
 }

@@ -16,6 +16,7 @@ import talk
 from bench import FAULTS, FLAGS, LOCAL, REMOTE, SEARCH, Bench
 from contenders import CONTENDERS, LOADERS
 from environment import LAZY, Environment
+from packages import LOADERS as PACKAGES
 from store import Store
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
@@ -178,7 +179,7 @@ def machine():
 
 
 def run(options):
-    environment = Environment(options.work)
+    environment = Environment(options.work, PACKAGES)
     environment.ensure()
     work = os.path.join(options.work, f"peers-{options.samples}")
     limits = Limits(1 if options.quick else None, options.limit)

@@ -7,9 +7,10 @@ mod faults;
 mod reply;
 mod request;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +41,21 @@ struct Shared {
     root: PathBuf,
     faults: Faults,
     counts: Arc<Counts>,
+    /// Objects and ranges that were refused once because credentials had expired.
+    renewed: Mutex<HashSet<(String, String)>>,
+}
+
+impl Shared {
+    /// What befalls a request. Nobody's credentials expire twice for the same bytes: a client renews them once.
+    fn fault(&self, number: u64, request: &request::Request) -> Option<Fault> {
+        let fault = self.faults.of(number, &request.path)?;
+        if fault != Fault::Expired {
+            return Some(fault);
+        }
+        let place = (request.path.clone(), format!("{:?}", request.range));
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.insert(place).then_some(fault)
+    }
 }
 
 impl Server {
@@ -51,7 +67,8 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let port = listener.local_addr()?.port();
         let counts = Arc::new(Counts::default());
-        let shared = Arc::new(Shared { root, faults, counts: counts.clone() });
+        let renewed = Mutex::default();
+        let shared = Arc::new(Shared { root, faults, counts: counts.clone(), renewed });
         let task = tokio::spawn(accept(listener, shared));
         Ok(Server { port, counts, task })
     }
@@ -92,7 +109,7 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()>
     let mut stream = BufReader::new(stream);
     while let Some(request) = request::read(&mut stream).await? {
         let number = shared.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let fault = shared.faults.of(number, &request.path);
+        let fault = shared.fault(number, &request);
         shared.counts.faults.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
         if !reply::send(stream.get_mut(), &request, &shared, fault).await? {
             break;

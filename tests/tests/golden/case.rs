@@ -168,6 +168,7 @@ impl Case {
                     kept: mask.map(|mask| kept(&mask.get(i as i64))).transpose()?,
                     after: ids.after.clone(),
                     answer: ids.answer.clone(),
+                    dropout_key: None,
                 })
             })
             .collect()

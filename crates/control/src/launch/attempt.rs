@@ -16,7 +16,7 @@ use super::rank::{self, Did};
 use super::signals::Signals;
 use super::spec::{LaunchError, LaunchSpec, Notice, Outcome, environment};
 use crate::files::{io_error, make_folder};
-use crate::{Event, ExitCode, FailureKind, RankEnv, RankError, timestamp};
+use crate::{Event, ExitCode, FailureKind, Master, RankEnv, RankError, timestamp};
 
 /// Lines on their way from the ranks; a rank that prints faster than they are written has to wait.
 const BACKLOG: usize = 1024;
@@ -135,8 +135,7 @@ impl<'a> Attempt<'a> {
             world_size,
             local_world_size: world_size,
             group_rank: 0,
-            master_addr: "127.0.0.1".into(),
-            master_port,
+            master: Some(Master { addr: "127.0.0.1".into(), port: master_port }),
             run_dir: self.spec.run_dir.root().to_path_buf(),
             run_url: self.spec.run_dir.is_remote().then(|| self.spec.run_dir.url()),
             attempt: self.number,

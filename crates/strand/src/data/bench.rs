@@ -12,10 +12,9 @@ use strand_telemetry::peak_memory;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::with_progress;
 use crate::failure::Failure;
 use crate::table::{bytes, table};
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// What to read, and as which trainer.
 #[derive(Debug, Args)]

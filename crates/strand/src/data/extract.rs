@@ -9,12 +9,11 @@ use strand_data_tools::encoder::{EncoderChoice, ModelOptions};
 use strand_data_tools::extract::{ExtractOptions, ExtractReport, Sampling, run as make};
 use strand_data_tools::patch::PatchConfig;
 
-use super::with_progress;
 use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::launch::worker;
 use crate::table::bytes;
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// What the help says about annotations and the encoder.
 pub const NOTES: &str = r#"Annotations are a JSON list of records; `start`, `end` (seconds), `num_frames`, `options` and `kind` may be left out:

@@ -75,25 +75,3 @@ pub fn run(verb: &DataVerb, talk: &Talk) -> anyhow::Result<ExitCode> {
         DataVerb::Bench(args) => bench::run(args, talk),
     }
 }
-
-/// Runs `work`, which reports what is done and what there is, with a progress bar.
-fn with_progress<T>(
-    talk: &Talk,
-    unit: &str,
-    label: &str,
-    work: impl FnOnce(&mut (dyn FnMut(u64, u64) + Send)) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let mut progress = None;
-    let result = work(&mut |done, total| {
-        if progress.is_none() {
-            progress = talk.progress(total, unit, label);
-        }
-        if let Some(progress) = &mut progress {
-            progress.set(done);
-        }
-    })?;
-    if let Some(progress) = progress {
-        progress.finish();
-    }
-    Ok(result)
-}

@@ -11,11 +11,10 @@ use strand_data_tools::pack::{PackOptions, PackReport, run as make};
 use strand_store::Location;
 
 use super::sizes::SizeArgs;
-use super::with_progress;
 use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::table::bytes;
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// What the help says about formats.
 pub const NOTES: &str = r#"Features of a sample are an array [frames, tokens, values] (with --tokens also [frames·tokens, values], without it

@@ -10,12 +10,12 @@ use strand_data_tools::reshard::{
     Between, Filter, PartReport, ReshardOptions, ReshardReport, Split, Subset, run as make,
 };
 
+use super::DataSetArgs;
 use super::sizes::SizeArgs;
-use super::{DataSetArgs, with_progress};
 use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::table::{bytes, table};
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// What the help says about parts and memory.
 pub const NOTES: &str = r#"Ids, features and their checksums stay as they are, and so does the order. Subset and split are decided by a hash of

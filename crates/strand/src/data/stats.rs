@@ -8,11 +8,11 @@ use strand_data_tools::stats::{Bin, Named, Stats, stats};
 use strand_store::Location;
 use strand_telemetry::report::histogram::{self, Histogram};
 
-use super::{DataSetArgs, with_progress};
+use super::DataSetArgs;
 use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::table::{bytes, table};
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// Largest tokenizer.json that is read, in bytes.
 const MOST_TOKENIZER: u64 = 256 << 20;

@@ -4,10 +4,9 @@ use clap::Args;
 use strand_control::ExitCode;
 use strand_data_tools::synth::{Mix, SynthOptions, SynthReport, run as make};
 
-use super::with_progress;
 use crate::block_on::block_on;
 use crate::table::bytes;
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// What to make. The defaults are the library's.
 #[derive(Debug, Args)]

@@ -5,11 +5,11 @@ use serde_json::json;
 use strand_control::ExitCode;
 use strand_data_tools::verify::{Verification, verify};
 
-use super::{DataSetArgs, with_progress};
+use super::DataSetArgs;
 use crate::block_on::block_on;
 use crate::failure::Failure;
 use crate::table::bytes;
-use crate::talk::Talk;
+use crate::talk::{Talk, with_progress};
 
 /// Problems that are told; the document with --json has all.
 const TOLD: usize = 20;

@@ -18,15 +18,14 @@ pub fn cores() -> Finding {
 }
 
 pub fn gpus() -> Finding {
-    match world::gpus() {
+    match strand_control::visible_gpus() {
         0 => Finding::ok("gpus", "none: ranks run on the CPU"),
         count => Finding::ok("gpus", count.to_string()),
     }
 }
 
 pub fn memory() -> Finding {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available(&text) {
+    match available_memory() {
         None => Finding::ok("memory", "unknown"),
         Some(free) if free < 2 * GIB => {
             let detail = format!("{} available", bytes(free));
@@ -34,6 +33,11 @@ pub fn memory() -> Finding {
         }
         Some(free) => Finding::ok("memory", format!("{} available", bytes(free))),
     }
+}
+
+/// Bytes of this machine's memory that programs may take, where the system says.
+pub fn available_memory() -> Option<u64> {
+    available(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
 /// Bytes that /proc/meminfo calls available.

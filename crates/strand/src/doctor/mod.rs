@@ -3,6 +3,8 @@
 mod machine;
 mod programs;
 
+pub use machine::available_memory;
+
 use serde::Serialize;
 use serde_json::json;
 use strand_control::ExitCode;

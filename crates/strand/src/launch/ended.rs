@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use strand_control::{ExitCode, FirstCause, Layout, Outcome, RunDir, RunRecord};
-use strand_telemetry::{TelemetryError, evaluation, report, skipped};
+use strand_telemetry::{TelemetryError, bad_steps, evaluation, report, skipped};
 
 use crate::block_on::block_on;
 use crate::failure::Failure;
@@ -37,6 +37,10 @@ pub fn tell(
         text.push_str(&format!(
             "\nleft out as damaged: {skipped} samples, listed in skipped.jsonl\n"
         ));
+    }
+    let bad_steps = bad_steps::read(&dir.bad_steps())?.len();
+    if bad_steps > 0 {
+        text.push_str(&format!("\nbad steps: {bad_steps}, listed in bad-steps.jsonl\n"));
     }
     if let Some(report) = picture(dir, talk)? {
         text.push_str(&format!("\nreport: {report}"));
@@ -78,10 +82,12 @@ fn document(dir: &RunDir, code: ExitCode) -> anyhow::Result<Value> {
         "run": RunRecord::load(dir)?,
         "evaluations": evaluation::read(&dir.evaluations())?,
         "skipped": skipped::read(&dir.skipped())?.len(),
+        "bad_steps": bad_steps::read(&dir.bad_steps())?.len(),
     }))
 }
 
-fn failed(dir: &RunDir, cause: &FirstCause) -> Failure {
+/// The failure of a run: its first cause and the end of its log.
+pub fn failed(dir: &RunDir, cause: &FirstCause) -> Failure {
     let mut message = cause.summary();
     let tail = &cause.log_tail[cause.log_tail.len().saturating_sub(LOG_LINES)..];
     for line in tail {

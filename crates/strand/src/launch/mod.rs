@@ -2,7 +2,7 @@
 
 mod ended;
 mod preflight;
-mod resolve;
+pub mod resolve;
 mod watch;
 pub mod worker;
 pub mod world;
@@ -16,8 +16,8 @@ use strand_recipe::Recipe;
 use crate::failure::Failure;
 use crate::recipe::RecipeArgs;
 use crate::talk::Talk;
-pub use ended::continuing;
-use watch::Watch;
+pub use ended::{continuing, failed};
+pub use watch::Watch;
 use world::Ranks;
 
 const EXAMPLES: &str = "\

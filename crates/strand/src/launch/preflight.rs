@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde_json::json;
 use strand_checkpoint::Manifest;
+use strand_checkpoint::weights::{Expected, LlamaWeights, read_adapter_config, read_config};
 use strand_control::{ExitCode, Resume};
 use strand_data::{Dataset, PromptStyle, Prompter};
 use strand_recipe::{self as recipe, Recipe, Start, VideoInput};
@@ -34,6 +35,11 @@ pub fn run(recipe: &Recipe, resume: &Resume) -> anyhow::Result<PathBuf> {
         }
         for url in checkpoints(recipe, resume) {
             problems.note(checkpoint(url).await);
+        }
+        for stage in &recipe.stages {
+            if let Start::HuggingFace(start) = &stage.start {
+                problems.note(hugging_face(recipe, start).await);
+            }
         }
         Ok(())
     })?;
@@ -150,7 +156,7 @@ fn fits(recipe: &Recipe, set: &str, tokens: usize, longest: usize) -> anyhow::Re
 fn checkpoints<'a>(recipe: &'a Recipe, resume: &'a Resume) -> Vec<&'a str> {
     let of_stage = |stage: &'a recipe::Stage| match &stage.start {
         Start::Checkpoint(url) => Some(url.as_str()),
-        Start::Scratch | Start::Stage(_) => None,
+        Start::Scratch | Start::Stage(_) | Start::HuggingFace(_) => None,
     };
     let resumed = match resume {
         Resume::From(url) => Some(url.as_str()),
@@ -162,6 +168,23 @@ fn checkpoints<'a>(recipe: &'a Recipe, resume: &'a Resume) -> Vec<&'a str> {
 async fn checkpoint(url: &str) -> anyhow::Result<()> {
     Manifest::open(&Location::open(url)?).await?;
     Ok(())
+}
+
+/// Compares configuration, names and shapes with the recipe: no values are read.
+async fn hugging_face(recipe: &Recipe, start: &recipe::HuggingFace) -> anyhow::Result<()> {
+    let (json, url) = read_config(&start.llama).await?;
+    let config = recipe::LlamaConfig::parse(&json, &url)?;
+    config.check(&recipe.model.llama)?;
+    let expected = Expected { tensors: config.llama.tensors(), tied: config.tied };
+    let mut weights =
+        LlamaWeights::open(&start.llama, start.projector.as_deref(), &expected).await?;
+    if let Some(adapter) = &start.adapter {
+        let (json, url) = read_adapter_config(adapter).await?;
+        let adapted = recipe::AdapterConfig::parse(&json, &url)?;
+        adapted.check(recipe.model.lora.as_ref())?;
+        weights.add_adapter(adapter, &adapted.lora.tensors(&recipe.model.llama)).await?;
+    }
+    Ok(weights.check_shapes_of(&recipe.extra_tensors())?)
 }
 
 #[cfg(test)]

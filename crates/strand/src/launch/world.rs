@@ -1,6 +1,6 @@
 //! How many ranks, and how they divide the work.
 
-use strand_control::Layout;
+use strand_control::{Layout, visible_gpus};
 use strand_recipe::{Recipe, RecipeError};
 
 /// What `--nproc-per-node` asks for.
@@ -42,7 +42,7 @@ fn fitting(recipe: &Recipe, devices: usize) -> usize {
 
 /// GPUs, or cores where there are none.
 fn devices() -> usize {
-    match gpus() {
+    match visible_gpus() {
         0 => cores(),
         count => count,
     }
@@ -51,28 +51,6 @@ fn devices() -> usize {
 /// Cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// NVIDIA devices of this machine that CUDA_VISIBLE_DEVICES leaves visible.
-pub fn gpus() -> usize {
-    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let present = names.filter(|name| is_gpu(name)).count();
-    match std::env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(visible) => present.min(listed(&visible)),
-        Err(_) => present,
-    }
-}
-
-fn is_gpu(name: &str) -> bool {
-    let number = name.strip_prefix("nvidia");
-    number.is_some_and(|number| number.parse::<u32>().is_ok())
-}
-
-/// Entries before the first that names no device, as CUDA reads them.
-fn listed(visible: &str) -> usize {
-    let is_device = |entry: &&str| !entry.trim().is_empty() && !entry.trim().starts_with('-');
-    visible.split(',').take_while(is_device).count()
 }
 
 #[cfg(test)]
@@ -119,14 +97,5 @@ stages: [{{name: s, data: [{{set: a}}], video: {{input: all}}, optimizer: {{lr: 
     #[test]
     fn a_world_that_does_not_fit_is_refused() {
         assert!(layout(&recipe("{tp: 2}"), Ranks::Count(3)).is_err());
-    }
-
-    #[test]
-    fn gpus_are_counted_as_cuda_does() {
-        assert!(is_gpu("nvidia0") && is_gpu("nvidia12"));
-        assert!(!is_gpu("nvidiactl") && !is_gpu("nvidia-uvm"));
-        assert_eq!(listed("0,2,5"), 3);
-        assert_eq!(listed("0,-1,5"), 1);
-        assert_eq!(listed(""), 0);
     }
 }

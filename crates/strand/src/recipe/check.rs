@@ -36,7 +36,7 @@ pub fn run(args: &CheckArgs, talk: &Talk) -> anyhow::Result<ExitCode> {
     });
     talk.result(&summary(&recipe), &document)?;
     let path = args.recipe.recipe.display();
-    talk.next(format!("strand launch {path}"));
+    talk.next(format!("strand plan {path}"));
     Ok(ExitCode::Done)
 }
 
@@ -52,6 +52,7 @@ fn row(stage: &Stage) -> Vec<String> {
         Start::Scratch => "fresh weights".to_owned(),
         Start::Stage(name) => format!("the end of {name}"),
         Start::Checkpoint(url) => url.clone(),
+        Start::HuggingFace(start) => start.llama.clone(),
     };
     let length = match stage.length {
         Length::Steps(steps) => format!("{steps} steps"),

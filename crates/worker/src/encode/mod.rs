@@ -109,7 +109,8 @@ fn run(
 }
 
 fn device(place: Place) -> Result<Device, VisionError> {
-    let count = Cuda::device_count().max(0) as usize;
+    // Without libtorch's CUDA side there are no GPUs.
+    let count = strand_torch::load_cuda().map_or(0, |()| Cuda::device_count().max(0) as usize);
     match place {
         Place::Cpu => Ok(Device::Cpu),
         Place::Auto if count == 0 => Ok(Device::Cpu),

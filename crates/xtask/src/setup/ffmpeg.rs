@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::{CacheLock, Wheels, install};
+use super::{CacheLock, Layout, Wheels, install};
 use crate::failure::{ENVIRONMENT, Failure};
 use crate::process::answer;
 
@@ -20,6 +20,7 @@ const WHEELS: Wheels = Wheels {
     requirements: &["imageio-ffmpeg==0.6.0"],
     proof: "imageio_ffmpeg/binaries",
     size: "about 30 MB",
+    layout: Layout::Packages,
 };
 
 /// The ffmpeg that `strand data` would take, or `None` if there is none yet.

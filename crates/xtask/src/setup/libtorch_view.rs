@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::libtorch_check::{self, VERSION};
 use super::prerequisites::compiler;
-use super::{CacheLock, Wheels};
+use super::{CacheLock, Layout, Wheels};
 use crate::failure::{ENVIRONMENT, Failure};
 use crate::process::run;
 
@@ -19,6 +19,7 @@ pub const WHEELS: Wheels = Wheels {
     requirements: &["torch==2.11.0", "nvidia-cuda-cupti==13.0.*", "nvidia-cuda-runtime==13.0.*"],
     proof: "torch/lib/libtorch_cpu.so",
     size: "about 550 MB, once for all checkouts",
+    layout: Layout::Packages,
 };
 
 /// What the CPU side is made of, by the beginning of its name. Leaving libtorch_cuda.so out is what

@@ -5,6 +5,7 @@ mod libtorch;
 mod libtorch_check;
 mod libtorch_view;
 mod lock;
+mod mpi;
 mod prerequisites;
 mod wheels;
 
@@ -15,8 +16,9 @@ use crate::talk::say;
 use crate::workspace::Workspace;
 
 pub use lock::CacheLock;
+pub use mpi::{Mpi, provide as mpi};
 pub use prerequisites::{Needs, require};
-pub use wheels::{Wheels, install};
+pub use wheels::{Layout, Wheels, install};
 
 /// What setup found or fetched.
 pub struct Provided {

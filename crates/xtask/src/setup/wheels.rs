@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::CacheLock;
 use crate::failure::{ENVIRONMENT, Failure};
-use crate::process::status;
+use crate::process::{run, status};
 use crate::talk::say;
 
 /// A folder of the cache and what goes into it.
@@ -21,7 +21,31 @@ pub struct Wheels {
     pub proof: &'static str,
     /// About how much is fetched, for people.
     pub size: &'static str,
+    /// What becomes of the wheels.
+    pub layout: Layout,
 }
+
+/// What becomes of wheels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A folder of packages, as Python imports them. What a wheel has for other folders of a system may be missing: pip
+    /// drops a `lib`.
+    Packages,
+    /// Everything at the place that it has in the wheel.
+    Whole,
+}
+
+/// Unpacks wheels, their permissions included. Arguments: the target, the folder of the wheels.
+const UNPACK: &str = "
+import os, pathlib, sys, zipfile
+for wheel in pathlib.Path(sys.argv[2]).glob('*.whl'):
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            path = archive.extract(entry, sys.argv[1])
+            mode = entry.external_attr >> 16 & 0o777
+            if mode:
+                os.chmod(path, mode)
+";
 
 /// Returns the folder with the unpacked wheels, fetched if need be.
 ///
@@ -66,19 +90,32 @@ fn fetch(wheels: &Wheels, target: &Path) -> anyhow::Result<()> {
     let names = wheels.requirements.join(" ");
     say("setup", format!("fetching {names} ({})", wheels.size));
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--no-input", "--no-deps", "--no-compile"])
-        .args(["--disable-pip-version-check", "--only-binary", ":all:", "--target"])
-        .arg(target)
+    pip.args(["-m", "pip"]);
+    match wheels.layout {
+        Layout::Packages => pip.args(["install", "--no-compile", "--target"]).arg(target),
+        Layout::Whole => pip.args(["download", "--dest"]).arg(target.join("tmp")),
+    };
+    pip.args(["--no-input", "--no-deps", "--disable-pip-version-check"])
+        .args(["--only-binary", ":all:"])
         .args(wheels.requirements)
         // pip unpacks there first: on the same disk the rest is a rename.
         .env("TMPDIR", target.join("tmp"))
         // A user's pip.conf may say `user = true`, which pip refuses beside --target.
         .env("PIP_USER", "0");
     if status(&mut pip)?.success() {
-        return Ok(());
+        return match wheels.layout {
+            Layout::Packages => Ok(()),
+            Layout::Whole => unpack(target),
+        };
     }
     let hint = "pip's message is above; it needs a way to PyPI and space in the cache folder";
     Err(Failure::new(ENVIRONMENT, format!("pip could not install {names}")).hint(hint).into())
+}
+
+fn unpack(target: &Path) -> anyhow::Result<()> {
+    let mut python = Command::new("python3");
+    python.args(["-c", UNPACK]).arg(target).arg(target.join("tmp"));
+    run(&mut python, "unpacking wheels")
 }
 
 #[cfg(test)]

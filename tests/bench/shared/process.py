@@ -38,8 +38,8 @@ def run(command, variables, limit, watch=False):
         try:
             out, _ = process.communicate(timeout=limit)
             code = process.returncode
-        except subprocess.TimeoutExpired:
-            out, code = "", None
+        except subprocess.TimeoutExpired as late:
+            out, code = (late.stdout or b"").decode(errors="replace"), None
         finally:
             end(process.pid)
             process.wait()

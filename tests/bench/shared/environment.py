@@ -6,63 +6,39 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import talk
 
 # The wheel of torch asks for gigabytes of CUDA. Two small wheels of it are needed to load at all, as in the project's
 # own setup; the other libraries are empty ones made here, of which nothing is ever called on the CPU.
-WITHOUT_DEPENDENCIES = [
-    "torch==2.11.0",
-    "nvidia-cuda-cupti==13.0.85",
-    "nvidia-cuda-runtime==13.0.96",
-    # Asks for other clouds' clients, matplotlib, transformers and torchvision.
-    "mosaicml-streaming==0.13.0",
-    # Asks for torchvision and tifffile, for images only.
-    "litdata==0.2.76",
-    "webdataset==1.0.2",
-]
-OTHERS = [
-    "pyarrow==26.0.1",
-    "datasets==5.2.0",
-    "boto3==1.44.5",
-    "obstore==0.12.1",
-    "xxhash==3.6.0",
-    "numpy==2.1.3",
-    "requests",
-    # What those above import.
-    "Brotli",
-    "braceexpand",
-    "catalogue<3",
-    "lightning-utilities",
-    "python-snappy<1",
-    "zstd<2",
-    "jinja2",
-    "networkx",
-    "pillow",
-    "setuptools<82",
-    "sympy",
-    "typing_extensions",
-]
-# What MosaicML Streaming imports for its text and image sets, by module. It wants transformers < 5, which wants an older
-# huggingface-hub than datasets does, and torchvision wants CUDA. Here each name is an empty class.
-EMPTY = {
-    "transformers.feature_extraction_utils": ["BatchFeature"],
-    "transformers.tokenization_utils_base": ["BatchEncoding"],
-    "transformers.models.auto.tokenization_auto": ["AutoTokenizer"],
-    "torchvision.datasets": ["VisionDataset"],
-    "torchvision.transforms.functional": ["to_tensor"],
-}
-# The packages whose versions a report names.
-NAMED = ["mosaicml-streaming", "litdata", "webdataset", "pyarrow", "datasets", "torch", "numpy"]
+TORCH = ["torch==2.11.0", "nvidia-cuda-cupti==13.0.85", "nvidia-cuda-runtime==13.0.96"]
+# What torch imports.
+TORCH_NEEDS = ["jinja2", "networkx", "setuptools<82", "sympy", "typing_extensions"]
 LAZY = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); "
 MISSING = re.compile(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file")
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What is installed."""
+
+    # Their dependencies are not.
+    alone: list[str]
+    # Theirs are.
+    others: list[str]
+    # Names that are imported and never used, by module: each is an empty class.
+    empty: dict[str, list[str]]
+    # Those whose versions a report names.
+    named: list[str]
 
 
 class Environment:
     """A folder with a python that can import all peers."""
 
-    def __init__(self, folder):
-        text = "\n".join(WITHOUT_DEPENDENCIES + OTHERS + [sys.version])
+    def __init__(self, folder, packages):
+        self.packages = packages
+        text = "\n".join(packages.alone + packages.others + [sys.version])
         self.folder = os.path.join(folder, "venv-" + hashlib.sha256(text.encode()).hexdigest()[:12])
         self.python = os.path.join(self.folder, "bin", "python")
         self.stubs = os.path.join(self.folder, "stubs")
@@ -82,8 +58,8 @@ class Environment:
         talk.say("installing the peers from PyPI into " + self.folder + " (about 700 MB)")
         subprocess.run([sys.executable, "-m", "venv", self.folder], check=True, stdout=sys.stderr)
         # In this order pip has no conflicts to warn of.
-        self.pip(*OTHERS)
-        self.pip("--no-deps", *WITHOUT_DEPENDENCIES)
+        self.pip(*self.packages.others)
+        self.pip("--no-deps", *self.packages.alone)
         self.make_stubs()
         with open(mark, "w"):
             pass
@@ -96,7 +72,8 @@ class Environment:
 
     def make_stubs(self):
         """Writes the empty classes, then imports torch, with an empty library more each time, until it has all."""
-        for module, names in EMPTY.items():
+        os.makedirs(self.stubs, exist_ok=True)
+        for module, names in self.packages.empty.items():
             self.make_module(module, names)
         command = [self.python, "-c", LAZY + "import torch"]
         while True:
@@ -130,4 +107,7 @@ class Environment:
         listing += ["--disable-pip-version-check"]
         lines = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
         found = dict(line.split("==") for line in lines if "==" in line)
-        return {"python": sys.version.split()[0], **{name: found[name] for name in NAMED}}
+        return {
+            "python": sys.version.split()[0],
+            **{name: found[name] for name in self.packages.named},
+        }
