@@ -28,6 +28,12 @@ impl ParameterShape {
         product(&self.local)
     }
 
+    /// Whether tokens are multiplied with it in the layers or the head; the factors of LoRA are not counted.
+    pub fn is_product(&self) -> bool {
+        let is_inside = self.layer().is_some() || self.name == "lm_head.weight";
+        is_inside && self.shape.len() == 2 && !self.name.contains(".lora_")
+    }
+
     /// The layer that it belongs to, from 0.
     pub fn layer(&self) -> Option<usize> {
         self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()

@@ -7,11 +7,7 @@ impl Recipe {
     /// and 1. The factors of LoRA are left out, on both sides.
     pub fn trained_share(&self, stage: &Stage) -> f64 {
         let parameters = self.parameters();
-        let is_factor = |name: &str| name.contains(".lora_");
-        let products = parameters.iter().filter(|it| {
-            let in_product = it.layer().is_some() || it.name == "lm_head.weight";
-            in_product && it.shape.len() == 2 && !is_factor(&it.name)
-        });
+        let products = parameters.iter().filter(|it| it.is_product());
         let sizes = products.map(|it| (it.numel(), stage.trains(&it.name)));
         let (all, trained) = sizes.fold((0, 0), |(all, trained), (numel, is_trained)| {
             (all + numel, trained + if is_trained { numel } else { 0 })

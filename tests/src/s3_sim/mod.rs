@@ -46,10 +46,11 @@ struct Shared {
 }
 
 impl Shared {
-    /// What befalls a request. Nobody's credentials expire twice for the same bytes: a client renews them once.
+    /// What befalls a request. Nobody's credentials expire twice for the same bytes, for a client renews them once,
+    /// unless all are refused.
     fn fault(&self, number: u64, request: &request::Request) -> Option<Fault> {
         let fault = self.faults.of(number, &request.path)?;
-        if fault != Fault::Expired {
+        if fault != Fault::Expired || self.faults.shares.contains(&(Fault::Expired, 1.0)) {
             return Some(fault);
         }
         let place = (request.path.clone(), format!("{:?}", request.range));

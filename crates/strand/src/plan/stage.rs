@@ -104,7 +104,7 @@ impl StagePlan {
         let (state, parameters) = State::of(case);
         let bytes = State::checkpoint(case, parameters);
         let memory = Memory::of(case, &state, bytes);
-        let flops = Flops::of(case);
+        let flops = Flops::of(case, &state);
         let time = Time::of(case, &state, flops);
         let seconds = bytes as f64 / world.nodes as f64 / storage;
         let between = recipe.checkpoint.every_steps as f64 * time.step_s;

@@ -40,6 +40,8 @@ pub struct State<'a> {
     shards: u64,
     /// Bytes of all parameters of this rank in wide numbers, and the most there is of them while they are drawn.
     drawn: [u64; 2],
+    /// Values of all weights in products, and of those that are trained.
+    products: [u64; 2],
 }
 
 /// What the whole model has, over all ranks.
@@ -57,7 +59,7 @@ impl<'a> State<'a> {
         let layers = case.recipe.model.llama.num_hidden_layers;
         let mut counts = Counts::default();
         let mut units = vec![[Flat::default(); 8]; layers + 2];
-        let (mut all, mut most) = (0, 0);
+        let (mut all, mut most, mut products) = (0, 0, [0; 2]);
         // They are drawn in the node's memory.
         let drawn_at_once = if case.is_cpu() { cores() as u64 } else { 1 };
         for one in case.recipe.parameters() {
@@ -70,6 +72,10 @@ impl<'a> State<'a> {
             units[unit][key].add(local, is_trained, is_matrix);
             counts.total += numel;
             counts.trained += if is_trained { numel } else { 0 };
+            if one.is_product() {
+                products[0] += numel;
+                products[1] += if is_trained { numel } else { 0 };
+            }
             // Whole, in fp32, as drawn, a core one, and once as a tensor.
             most = most.max(all + (drawn_at_once + 1) * 4 * numel);
             all += local * case.wide();
@@ -80,7 +86,12 @@ impl<'a> State<'a> {
             used.map(|flat| flat.padded(ALIGNMENT * shards)).collect()
         };
         let units = units.into_iter().map(unit).collect();
-        (State { case, units, shards, drawn: [all, most.max(all)] }, counts)
+        (State { case, units, shards, drawn: [all, most.max(all)], products }, counts)
+    }
+
+    /// As `Recipe::trained_share`.
+    pub fn trained_share(&self) -> f64 {
+        self.products[1] as f64 / self.products[0].max(1) as f64
     }
 
     /// Weights that the model computes with. With ZeRO-3 each rank keeps a part, and [`Self::gathered`] comes and goes.

@@ -74,9 +74,9 @@ fn candidates(
     let settings = move |tp: usize| {
         let micros = micros.clone();
         let memory = (0..=3).flat_map(move |zero| checkpointing.map(|again| (zero, again)));
-        let memory = [false, true].into_iter().flat_map(move |offload| {
-            memory.clone().map(move |(zero, again)| (zero, again, offload))
-        });
+        // What else there is comes before a step that waits for the node's memory.
+        let last_resort = (0..=3).map(|zero| (zero, ActivationCheckpointing::Full, true));
+        let memory = memory.map(|(zero, again)| (zero, again, false)).chain(last_resort);
         memory.flat_map(move |memory| {
             micros.clone().into_iter().map(move |micro| (tp, memory, micro))
         })

@@ -47,11 +47,11 @@ pub struct Flops {
 
 impl Flops {
     /// The FLOPs of a step.
-    pub fn of(case: Case) -> Flops {
+    pub fn of(case: Case, state: &State) -> Flops {
         let (llama, work) = (&case.recipe.model.llama, work(case));
         let student = llama.forward_flops(work.student_tokens, work.student_pairs);
         Flops {
-            model: llama.step_flops(&work, case.recipe.trained_share(case.stage)),
+            model: llama.step_flops(&work, state.trained_share()),
             teacher: llama.forward_flops(work.teacher_tokens, work.teacher_pairs),
             again: if case.recomputes() { student } else { 0.0 },
         }
