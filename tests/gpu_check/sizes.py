@@ -43,14 +43,18 @@ class Sizes:
         student = visual - int(self.rate * visual) + self.prompt + self.answer
         # Half of the prompt stands behind the video.
         teacher = self.prompt // 2 + visual
+        compared = visual - int(self.rate * visual)
         head = 2 * self.hidden * self.vocab * self.answer
         passes = 2 if frozen else 3
-        return self.batch * (passes * (self.forward(student) + head) + self.forward(teacher))
+        student = self.forward(student, compared + self.answer) + head
+        return self.batch * (passes * student + self.forward(teacher, compared))
 
-    def forward(self, tokens):
-        """The layers' forward pass over one sequence."""
-        weights = 4 * self.hidden * self.hidden + 3 * self.hidden * self.intermediate
-        return self.layers * (2 * weights * tokens + 2 * self.hidden * tokens * tokens)
+    def forward(self, tokens, read):
+        """The layers' forward pass over one sequence; behind the last attention, of what losses read."""
+        behind = self.hidden * self.hidden + 3 * self.hidden * self.intermediate
+        weights = 3 * self.hidden * self.hidden + behind
+        all_layers = self.layers * (2 * weights * tokens + 2 * self.hidden * tokens * tokens)
+        return all_layers - 2 * behind * (tokens - read)
 
 
 def read(path):

@@ -38,11 +38,30 @@ pub struct Llama {
     slices: Slices,
 }
 
-/// What the layers know of the tokens: how positions turn, and what LoRA drops.
-#[derive(Clone)]
+/// What the layers know of the tokens: how positions turn, what LoRA drops, and which are read afterwards.
 struct Tokens {
     rope: Rope,
     masks: Option<Masks>,
+    read: Option<Tensor>,
+}
+
+impl Clone for Tokens {
+    /// The same tensors.
+    fn clone(&self) -> Tokens {
+        let read = self.read.as_ref().map(Tensor::shallow_clone);
+        Tokens { rope: self.rope.clone(), masks: self.masks.clone(), read }
+    }
+}
+
+impl Tokens {
+    /// `[batch, length, …]` → `[1, n, …]`, the positions that are read, or all as they are.
+    fn read(&self, x: &Tensor) -> Tensor {
+        self.read.as_ref().map_or_else(|| x.shallow_clone(), |positions| pick(x, positions))
+    }
+}
+
+fn pick(x: &Tensor, positions: &Tensor) -> Tensor {
+    x.flatten(0, 1).index_select(0, positions).unsqueeze(0)
 }
 
 impl Llama {
@@ -61,7 +80,8 @@ impl Llama {
         })
     }
 
-    /// `x` `[batch, length, hidden]` → hidden states after the final norm, same shape.
+    /// `x` `[batch, length, hidden]` → hidden states after the final norm, `[n, hidden]`: those at the positions that are
+    /// `read`, which count in the flattened `[batch · length]`; unset, all of them.
     ///
     /// Attention is causal and positions count from 0. Padding stands on the right, where no real token sees it.
     ///
@@ -70,6 +90,7 @@ impl Llama {
     pub fn forward(
         &self,
         x: &Tensor,
+        read: Option<&Tensor>,
         recompute: Recompute,
         dropout_keys: Option<&[u64]>,
         residency: Option<&Arc<dyn Residency>>,
@@ -80,8 +101,17 @@ impl Llama {
         let asks = x.requires_grad() || residency.is_none();
         let x = if asks { x.shallow_clone() } else { x.detach().set_requires_grad(true) };
         let mut x = split(&x, &self.slices)?;
-        let tokens = self.tokens(&x, dropout_keys)?;
+        let mut tokens = self.tokens(&x, dropout_keys)?;
+        // Behind the last attention a position needs no other. Ranks that share sequences divide all positions, and what
+        // LoRA drops is drawn for all.
+        let (early, late) = match self.slices.splits_sequences() || tokens.masks.is_some() {
+            false => (read, None),
+            true => (None, read),
+        };
         for (i, layer) in self.layers.iter().enumerate() {
+            if i + 1 == self.layers.len() {
+                tokens.read = early.map(Tensor::shallow_clone);
+            }
             let forward = |x: &Tensor| match recompute {
                 Recompute::Layers => layer.recomputed(x, &tokens),
                 Recompute::Gates => layer.forward(x, &tokens, true),
@@ -92,7 +122,8 @@ impl Llama {
                 None => forward(&x)?,
             };
         }
-        join(&self.norm.forward(&x)?, length, &self.slices)
+        let x = join(&self.norm.forward(&x)?, length, &self.slices)?;
+        Ok(late.map_or_else(|| x.shallow_clone(), |positions| pick(&x, positions)).flatten(0, 1))
     }
 
     /// Of all ranks' tokens, where `x` holds those of this one.
@@ -102,7 +133,7 @@ impl Llama {
         let masks = self.dropout.zip(dropout_keys);
         let masks = masks.map(|(dropout, keys)| dropout.masks(keys, positions, x.device()));
         let rope = Rope::new(positions, &self.frequencies, x.kind(), x.device())?;
-        Ok(Tokens { rope, masks: masks.transpose()? })
+        Ok(Tokens { rope, masks: masks.transpose()?, read: None })
     }
 }
 
@@ -131,14 +162,14 @@ impl Layer {
         })
     }
 
-    /// With `gates_again` the MLP's gated values are computed again in the backward pass.
+    /// `[batch, length, hidden]` → the same, or of the positions that are read. With `gates_again` the MLP's gated values are computed again in the backward pass.
     fn forward(
         &self,
         x: &Tensor,
         tokens: &Tokens,
         gates_again: bool,
     ) -> Result<Tensor, ModelError> {
-        let x = x + self.attention.forward(&self.input_norm.forward(x)?, tokens)?;
+        let x = tokens.read(x) + self.attention.forward(&self.input_norm.forward(x)?, tokens)?;
         let masks = tokens.masks.as_ref();
         let normed = self.post_attention_norm.forward(&x)?;
         let out = self.mlp.forward(&normed, masks, gates_again)?;
@@ -213,15 +244,15 @@ impl Attention {
         leave(&tree_sum(parts), &self.slices)
     }
 
-    /// What the heads of one slice add to the output.
+    /// What the heads of one slice add to the output, where it is read.
     fn slice(
         &self,
         x: &Tensor,
-        Tokens { rope, masks }: &Tokens,
+        tokens: &Tokens,
         [q, k, v, o]: [&Part; 4],
     ) -> Result<Tensor, ModelError> {
         let (batch, length) = (x.size()[0], x.size()[1]);
-        let masks = masks.as_ref();
+        let (rope, masks) = (&tokens.rope, tokens.masks.as_ref());
         let heads = |part: &Part| -> Result<Tensor, ModelError> {
             let out = part.apply(x, masks)?;
             Ok(out.view([batch, length, -1, self.head_dim]))
@@ -236,7 +267,7 @@ impl Attention {
             &q, &k, &v, None, 0.0, true, None, false,
         );
         let out = out.to_kind(x.kind());
-        o.apply(&out.transpose(1, 2).reshape([batch, length, -1]), masks)
+        o.apply(&tokens.read(&out.transpose(1, 2).reshape([batch, length, -1])), masks)
     }
 }
 

@@ -118,13 +118,17 @@ impl VideoLm {
         let layout = Layout::new(samples, &self.config, pass.input, pass.mvm.is_some())?;
         let source = self.source(samples, &layout, pass)?;
         let keys = dropout_keys(samples)?;
-        let student = self.hidden(&source, &layout.student, pass.recompute, keys.as_deref())?;
-        let at_labels = student.index_select(0, &self.indices(&layout.label_positions)?);
+        let (num_labels, num_compared) =
+            (layout.labels.len() as i64, layout.student_compared.len() as i64);
+        let read = [&layout.label_positions[..], &layout.student_compared].concat();
+        let student =
+            self.hidden(&source, &layout.student, Some(&read), pass.recompute, keys.as_deref())?;
+        let at_labels = student.narrow(0, 0, num_labels);
         let lm = self.lm_head.losses(&at_labels, &self.indices(&layout.labels)?)?;
-        let num_compared = layout.student_compared.len() as i64;
         let mvm_sum = match pass.mvm {
             Some(decoder) if num_compared > 0 => {
-                Some(self.mvm_sum(&source, &student, &layout, decoder)?)
+                let compared = student.narrow(0, num_labels, num_compared);
+                Some(self.mvm_sum(&source, &compared, &layout, decoder)?)
             }
             _ => None,
         };
@@ -145,7 +149,7 @@ impl VideoLm {
         tch::no_grad(|| {
             let layout = Layout::new(samples, &self.config, pass.input, false)?;
             let source = self.source(samples, &layout, pass)?;
-            let hidden = self.hidden(&source, &layout.student, Recompute::Nothing, None)?;
+            let hidden = self.hidden(&source, &layout.student, None, Recompute::Nothing, None)?;
             self.lm_head.all_logits(&hidden)
         })
     }
@@ -171,23 +175,25 @@ impl VideoLm {
         Ok(Tensor::cat(&rows, 0))
     }
 
-    /// Hidden states after the final norm, `[batch · length, hidden]`. With a key of each sequence, LoRA drops values.
+    /// Hidden states after the final norm, `[n, hidden]`: of the positions that are read, or of all `batch · length`. With
+    /// a key of each sequence, LoRA drops values.
     fn hidden(
         &self,
         source: &Tensor,
         sequences: &Sequences,
+        read: Option<&[i64]>,
         recompute: Recompute,
         dropout_keys: Option<&[u64]>,
     ) -> Result<Tensor, ModelError> {
         let shape = [sequences.batch, sequences.length, self.config.hidden_size];
         let inputs = source.index_select(0, &self.indices(&sequences.rows)?).view(shape);
-        let hidden =
-            self.llama.forward(&inputs, recompute, dropout_keys, self.residency.as_ref())?;
-        Ok(hidden.flatten(0, 1))
+        let read = read.map(|positions| self.indices(positions)).transpose()?;
+        let residency = self.residency.as_ref();
+        self.llama.forward(&inputs, read.as_ref(), recompute, dropout_keys, residency)
     }
 
-    /// The teacher has the same weights, sees every token, drops nothing, and stops at the last visual token: attention is
-    /// causal.
+    /// `student` holds the hidden states that are compared. The teacher has the same weights, sees every token, drops
+    /// nothing, and stops at the last visual token: attention is causal.
     fn mvm_sum(
         &self,
         source: &Tensor,
@@ -195,14 +201,14 @@ impl VideoLm {
         layout: &Layout,
         decoder: bool,
     ) -> Result<Tensor, ModelError> {
-        let hidden = || self.hidden(&source.detach(), &layout.teacher, Recompute::Nothing, None);
+        let (source, sequences) = (source.detach(), &layout.teacher);
+        let read = Some(&layout.teacher_compared[..]);
+        let hidden = || self.hidden(&source, sequences, read, Recompute::Nothing, None);
         let teacher = tch::no_grad(hidden)?;
-        let teacher = teacher.index_select(0, &self.indices(&layout.teacher_compared)?);
-        let student = student.index_select(0, &self.indices(&layout.student_compared)?);
         let student = match (&self.decoder, decoder) {
-            (Some(decoder), true) => decoder.forward(&student)?,
+            (Some(decoder), true) => decoder.forward(student)?,
             (None, true) => return Err(ModelError::Config("the model has no MVM decoder".into())),
-            (_, false) => student,
+            (_, false) => student.shallow_clone(),
         };
         Ok(distance_sum(&student, &teacher))
     }

@@ -9,12 +9,16 @@ pub struct Work {
     pub student_tokens: i64,
     /// Sum of the sequences' squared lengths.
     pub student_pairs: i64,
+    /// Positions that losses read: labels, and tokens that are compared.
+    pub student_read: i64,
     /// Label tokens: only they have logits.
     pub labels: i64,
     /// Tokens of the teacher's sequences.
     pub teacher_tokens: i64,
     /// Sum of their squared lengths.
     pub teacher_pairs: i64,
+    /// Positions that are compared.
+    pub teacher_read: i64,
 }
 
 impl Llama {
@@ -24,19 +28,29 @@ impl Llama {
     /// below 1 %.
     pub fn step_flops(&self, work: &Work, trained_share: f64) -> f64 {
         let head = 2.0 * self.hidden_size as f64 * self.vocab_size as f64 * work.labels as f64;
-        let student = self.forward_flops(work.student_tokens, work.student_pairs);
-        (2.0 + trained_share) * (student + head)
-            + self.forward_flops(work.teacher_tokens, work.teacher_pairs)
+        (2.0 + trained_share) * (self.student_flops(work) + head) + self.teacher_flops(work)
     }
 
-    /// FLOPs of the layers' forward pass: 2 a weight and token, and in attention 4·hidden a token pair and layer, half of
-    /// them causal (Megatron-LM, arXiv 2104.04473, appendix).
-    pub fn forward_flops(&self, tokens: i64, pairs: i64) -> f64 {
+    /// FLOPs of the student's forward pass through the layers.
+    pub fn student_flops(&self, work: &Work) -> f64 {
+        self.forward_flops(work.student_tokens, work.student_pairs, work.student_read)
+    }
+
+    /// FLOPs of the teacher's pass through the layers.
+    pub fn teacher_flops(&self, work: &Work) -> f64 {
+        self.forward_flops(work.teacher_tokens, work.teacher_pairs, work.teacher_read)
+    }
+
+    /// 2 a weight and token, and in attention 4·hidden a token pair and layer, half of them causal (Megatron-LM, arXiv
+    /// 2104.04473, appendix). Behind the last attention only what is `read` counts.
+    fn forward_flops(&self, tokens: i64, pairs: i64, read: i64) -> f64 {
         let hidden = self.hidden_size as f64;
         let kv = (self.key_value_heads() * self.head_dim()) as f64;
-        let weights = 2.0 * hidden * (hidden + kv) + 3.0 * hidden * self.intermediate_size as f64;
+        let behind = hidden * hidden + 3.0 * hidden * self.intermediate_size as f64;
+        let weights = hidden * (hidden + 2.0 * kv) + behind;
         let layers = self.num_hidden_layers as f64;
         layers * (2.0 * weights * tokens as f64 + 2.0 * hidden * pairs as f64)
+            - 2.0 * behind * (tokens - read) as f64
     }
 }
 
@@ -58,6 +72,7 @@ mod tests {
         let work = Work {
             student_tokens: tokens,
             student_pairs: tokens * 40,
+            student_read: tokens,
             labels: tokens,
             ..Work::default()
         };

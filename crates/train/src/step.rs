@@ -58,9 +58,11 @@ impl Counts {
         Work {
             student_tokens: self.visual_kept + self.text,
             student_pairs: self.student_pairs,
+            student_read: self.labels + self.compared,
             labels: self.labels,
             teacher_tokens: self.teacher_tokens,
             teacher_pairs: self.teacher_pairs,
+            teacher_read: self.compared,
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Activations<'a> {
     /// Tokens of the padded student's sequences, and of the teacher's.
     student: u64,
     teacher: u64,
+    /// Positions that losses read.
+    read: u64,
     labels: u64,
     hidden: u64,
     /// Width of this rank's heads, and of its part of the feed-forward layer.
@@ -57,6 +59,7 @@ impl<'a> Activations<'a> {
             samples,
             student: tokens(case.sample.student()),
             teacher: tokens(case.sample.teacher()),
+            read: samples * (case.sample.answer + case.sample.compared_most()) as u64,
             labels: samples * case.sample.answer as u64,
             hidden: llama.hidden_size as u64,
             heads: (llama.hidden_size as u64).div_ceil(tp),
@@ -79,21 +82,34 @@ impl<'a> Activations<'a> {
     pub fn layer(&self, layer: usize) -> u64 {
         let trained = self.trained[layer];
         let when = |is: bool, bytes: u64| if is { bytes } else { 0 };
-        let rows = self.student * self.hidden;
-        let part = rows / self.case.sequence_ranks();
+        let (student, behind) = (self.student, self.behind(layer));
         // RMSNorm keeps its input and a value a row.
-        let norms = 2 * part * self.narrow + 2 * part / self.hidden * self.wide;
-        let inputs = when(trained.attention_in, rows) + when(trained.mlp_in, rows);
+        let norms = (student + behind) / self.case.sequence_ranks()
+            * (self.hidden * self.narrow + self.wide);
+        let inputs = when(trained.attention_in, student) + when(trained.mlp_in, behind);
         // Turned queries and keys, values, and what attention gives; its softmax's denominators.
         let own = if self.case.widens_products() { self.wide } else { self.narrow };
-        let outputs = if own > self.narrow { self.student * self.heads * self.narrow } else { 0 };
-        let attention = 4 * self.student * self.heads * own
+        let is_copied = own > self.narrow || behind < student;
+        let outputs = if is_copied { behind * self.heads * self.narrow } else { 0 };
+        let attention = 4 * student * self.heads * own
             + when(trained.attention_out, outputs)
-            + 4 * self.student * self.heads / self.case.recipe.model.llama.head_dim() as u64;
+            + 4 * student * self.heads / self.case.recipe.model.llama.head_dim() as u64;
         // The gate, what it gates, and what comes of both.
         let keeps = trained.mlp_out && !self.case.recomputes_gates();
-        let mlp = (2 + u64::from(keeps)) * self.student * self.inner * self.narrow;
-        norms + inputs * self.narrow + attention + mlp + self.dropped(trained) + self.slices()
+        let mlp = (2 + u64::from(keeps)) * behind * self.inner * self.narrow;
+        let inputs = inputs * self.hidden * self.narrow;
+        norms + inputs + attention + mlp + self.dropped(trained) + self.slices()
+    }
+
+    /// Tokens that go on behind a layer's attention: of the last layer's those that losses read, unless ranks share the
+    /// sequences or LoRA drops values.
+    fn behind(&self, layer: usize) -> u64 {
+        let lora = self.case.recipe.model.lora.as_ref().filter(|lora| lora.rank > 0);
+        let needs_all = self.case.sequence_ranks() > 1 || lora.is_some_and(|it| it.dropout > 0.0);
+        match layer + 1 == self.trained.len() && !needs_all {
+            true => self.read,
+            false => self.student,
+        }
     }
 
     /// What LoRA's dropout leaves of each product's input, and the mask, a byte a value.
@@ -111,8 +127,9 @@ impl<'a> Activations<'a> {
     /// What the backward pass of a layer needs for a moment: gradients of the residual stream, of what the feed-forward
     /// layer is made of, and of its largest weight.
     pub fn layer_backward(&self, layer: usize) -> u64 {
+        let behind = self.behind(layer);
         let rows = self.student * self.hidden * self.narrow;
-        let inner = self.student * self.inner * self.narrow;
+        let inner = behind * self.inner * self.narrow;
         let weight = match self.trained[layer].mlp_out {
             true => self.weight_gradient(self.hidden * self.inner),
             false => 0,
@@ -121,7 +138,7 @@ impl<'a> Activations<'a> {
         let gated = if self.case.recomputes_gates() { inner } else { 0 };
         2 * rows
             + (3 * inner).max(inner + gated + weight)
-            + self.widened(self.student, self.inner, self.hidden)
+            + self.widened(behind, self.inner, self.hidden)
     }
 
     /// What a layer needs for a moment without gradients, for the teacher's tokens: the sequences, their stream and its
@@ -135,24 +152,30 @@ impl<'a> Activations<'a> {
             + self.widened(self.teacher, self.hidden, self.inner)
     }
 
-    /// What masked video modelling keeps: the decoder's input, its values before and after the norm, their distance.
+    /// What masked video modelling keeps: the decoder's values before and after the norm, their distance.
     pub fn mvm(&self) -> u64 {
         let Some(mvm) = self.case.stage.mvm.filter(|_| self.case.sample.has_teacher) else {
             return 0;
         };
-        let rows = self.samples * self.case.sample.kept_most as u64 * self.hidden;
+        let rows = self.samples * self.case.sample.compared_most() as u64 * self.hidden;
         let widened = if mvm.decoder { 3 } else { 2 };
-        rows * (self.narrow + widened * self.wide)
+        rows * widened * self.wide
     }
 
     /// What the final norm keeps.
     pub fn final_norm(&self) -> u64 {
-        self.student * self.hidden * self.narrow / self.case.sequence_ranks()
+        self.final_rows() * self.hidden * self.narrow / self.case.sequence_ranks()
     }
 
     /// Hidden states after the final norm, which losses are taken from.
     pub fn hidden_states(&self) -> u64 {
-        (self.student + self.labels) * self.hidden * self.narrow
+        let picked = if self.final_rows() > self.read { self.read } else { 0 };
+        (self.final_rows() + picked) * self.hidden * self.narrow
+    }
+
+    /// What the layers give.
+    fn final_rows(&self) -> u64 {
+        self.trained.len().checked_sub(1).map_or(self.student, |last| self.behind(last))
     }
 
     /// Embedded texts, projected videos and a row of zeros: where sequences are put together from.
@@ -195,7 +218,7 @@ impl<'a> Activations<'a> {
 
     /// Gradients of the hidden states, of both losses.
     pub fn hidden_gradients(&self) -> u64 {
-        2 * self.student * self.hidden * self.narrow
+        2 * self.final_rows() * self.hidden * self.narrow
     }
 
     /// What a product in a wider type needs for a moment: both factors and what comes out.

@@ -110,6 +110,11 @@ impl SampleShape {
         self.kept_most + self.prompt + self.answer - 1
     }
 
+    /// Tokens that masked video modelling compares, at the mask's least rate.
+    pub fn compared_most(&self) -> usize {
+        if self.has_teacher { self.kept_most } else { 0 }
+    }
+
     /// Tokens of the teacher's sequence: up to the last visual one.
     pub fn teacher(&self) -> usize {
         if self.has_teacher { self.prompt / 2 + self.visual } else { 0 }
@@ -119,12 +124,15 @@ impl SampleShape {
     pub fn work(&self, samples: usize) -> Work {
         let student = (self.kept + self.prompt + self.answer) as i64;
         let (teacher, samples) = (self.teacher() as i64, samples as i64);
+        let compared = if self.has_teacher { self.kept as i64 } else { 0 };
         Work {
             student_tokens: samples * student,
             student_pairs: samples * student.pow(2),
+            student_read: samples * (self.answer as i64 + compared),
             labels: samples * self.answer as i64,
             teacher_tokens: samples * teacher,
             teacher_pairs: samples * teacher.pow(2),
+            teacher_read: samples * compared,
         }
     }
 

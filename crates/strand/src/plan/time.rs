@@ -49,11 +49,10 @@ impl Flops {
     /// The FLOPs of a step.
     pub fn of(case: Case, state: &State) -> Flops {
         let (llama, work) = (&case.recipe.model.llama, work(case));
-        let student = llama.forward_flops(work.student_tokens, work.student_pairs);
         Flops {
             model: llama.step_flops(&work, state.trained_share()),
-            teacher: llama.forward_flops(work.teacher_tokens, work.teacher_pairs),
-            again: if case.recomputes() { student } else { 0.0 },
+            teacher: llama.teacher_flops(&work),
+            again: if case.recomputes() { llama.student_flops(&work) } else { 0.0 },
         }
     }
 }
