@@ -116,7 +116,8 @@ fn step(dropout: f64, mesh: &Mesh, layout: Layout) -> Result<(Vec<Part>, f64)> {
     let mut model = model(dropout, &mesh.tp, layout)?;
     let optimizer =
         AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, groups: Vec::new() };
-    let sharding = Sharding { zero: Zero::Zero0, kind: KIND, offload: false };
+    let (zero, accumulates) = (Zero::Zero0, true);
+    let sharding = Sharding { zero, kind: KIND, offload: false, accumulates };
     let mut sharded = Sharded::new(&mut model, mesh, sharding, optimizer)?;
     let share = SAMPLES as usize / layout.dp;
     let mine: Vec<i64> = (0..SAMPLES).skip(mesh.dp.rank() * share).take(share).collect();

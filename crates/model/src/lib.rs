@@ -3,6 +3,7 @@
 //! [`VideoLm`] holds one tensor-parallel rank's slices. [`VideoLm::losses`] takes a micro-batch of ragged samples and
 //! returns sums of losses with their counts; who trains divides them once, by the counts of the whole step.
 
+mod attention;
 mod batch;
 mod config;
 mod cross_entropy;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use strand_torch::checkpoint;
 use tch::Tensor;
 
+use crate::attention::causal_attention;
 use crate::config::Config;
 use crate::dropout::{Dropout, Masks};
 use crate::error::ModelError;
 use crate::mlp::Mlp;
 use crate::norm::RmsNorm;
 use crate::parameter::Parameters;
-use crate::precision::product_kind;
 use crate::projection::{Axis, Part, Projection};
 use crate::residency::{Residency, resident};
 use crate::rope::{Frequencies, Rope};
@@ -261,12 +261,7 @@ impl Attention {
         let [q, k, v] = [q, k, heads(v)?].map(|heads| heads.transpose(1, 2));
         let repeats = q.size()[1] / k.size()[1];
         let (k, v) = (repeat_heads(&k, repeats), repeat_heads(&v, repeats));
-        let inner = product_kind(x.kind(), x.device());
-        let [q, k, v] = [q, k, v].map(|heads| heads.to_kind(inner));
-        let out = Tensor::scaled_dot_product_attention::<Tensor>(
-            &q, &k, &v, None, 0.0, true, None, false,
-        );
-        let out = out.to_kind(x.kind());
+        let out = causal_attention(&q, &k, &v)?;
         o.apply(&tokens.read(&out.transpose(1, 2).reshape([batch, length, -1])), masks)
     }
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use strand_torch::{Error, with_backward_of};
-use tch::Tensor;
+use tch::{Kind, TchError, Tensor};
 
 use crate::error::ModelError;
-use crate::precision::{input_gradient, linear, product, weight_gradient_into};
+use crate::precision::{input_gradient, linear, product, weight_gradient_into, wide};
 
 /// Writes a gradient into memory of the parameter's shape: adds to what is there, or overwrites it.
 pub type Write<'a> = &'a dyn Fn(&Tensor, Existing) -> Result<(), Error>;
@@ -94,14 +94,67 @@ pub(crate) fn rows_into(
             Some(outside) => grad.masked_fill(&outside.unsqueeze(1), 0.0),
             None => grad,
         };
-        sink.take(&|memory, existing| {
-            let mut memory = memory.shallow_clone();
-            if existing == Existing::Nothing {
-                let _ = memory.f_zero_()?;
-            }
-            Ok(memory.f_index_add_(0, &ids, &grad.to_kind(memory.kind())).map(drop)?)
-        })?;
+        sink.take(&|memory, existing| Ok(add_rows(memory, existing, &ids, &grad)?))?;
         Ok([Tensor::new()])
     };
     Ok(with_backward_of([table], &out, backward)?)
+}
+
+/// Writes the gradient of a table's rows, `[n, width]` for `ids` `[n]`, into memory of its shape, or adds it.
+fn add_rows(
+    memory: &Tensor,
+    existing: Existing,
+    ids: &Tensor,
+    grad: &Tensor,
+) -> Result<(), TchError> {
+    let (mut memory, wide) = (memory.shallow_clone(), wide(memory.kind()));
+    if existing == Existing::Nothing {
+        let _ = memory.f_zero_()?;
+    }
+    if memory.kind() == wide || ids.numel() == 0 {
+        return memory.f_index_add_(0, ids, &grad.to_kind(memory.kind())).map(drop);
+    }
+    // A row that is used often would round with each use: its uses are added up in wide numbers first, where the first
+    // of them stands among the sorted ids. Nobody has to know how many there are.
+    let (ids, order) = ids.f_sort(0, false)?;
+    let is_new = ids.f_diff::<Tensor>(1, 0, None, None)?.f_ne(0)?.to_kind(Kind::Int64);
+    let zero = Tensor::f_zeros([1], (Kind::Int64, ids.device()))?;
+    let place = Tensor::f_cat(&[zero, is_new], 0)?.f_cumsum(0, Kind::Int64)?;
+    let grad = grad.index_select(0, &order).to_kind(wide);
+    let sums = grad.zeros_like().f_index_add(0, &place, &grad)?.index_select(0, &place);
+    let sums = match existing {
+        Existing::Sum => sums + memory.index_select(0, &ids),
+        Existing::Nothing => sums,
+    };
+    // Uses of the same row write the same.
+    memory.f_index_copy_(0, &ids, &sums.to_kind(memory.kind())).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn rows_in_narrow_memory_are_added_before_they_are_rounded() {
+        let ids = Tensor::from_slice(&[3_i64, 1, 3, 0, 3]);
+        // One of these in 256 is lost in bf16.
+        let grad = Tensor::from_slice(&[256.0_f32, 2.0, 1.0, 4.0, 1.0]).unsqueeze(1);
+        for existing in [Existing::Nothing, Existing::Sum] {
+            let memory = Tensor::ones([5, 1], (Kind::BFloat16, Device::Cpu));
+            add_rows(&memory, existing, &ids, &grad).unwrap();
+            let found = Vec::<f32>::try_from(memory.to_kind(Kind::Float).view(-1)).unwrap();
+            let expected = match existing {
+                Existing::Nothing => [4.0, 2.0, 0.0, 258.0, 0.0],
+                // 259 lies between two numbers.
+                Existing::Sum => [5.0, 3.0, 1.0, 260.0, 1.0],
+            };
+            assert_eq!(found, expected);
+        }
+        let none = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
+        let memory = Tensor::ones([5, 1], (Kind::BFloat16, Device::Cpu));
+        add_rows(&memory, Existing::Nothing, &none, &grad.narrow(0, 0, 0)).unwrap();
+        assert_eq!(memory.to_kind(Kind::Float).sum(Kind::Float).double_value(&[]), 0.0);
+    }
 }

@@ -98,7 +98,8 @@ pub fn bench(
     let mut model = fresh_model(model_config(recipe), recipe, mesh)?;
     freeze(&model, stage);
     let optimizer = (&stage.optimizer).into();
-    let mut sharded = Sharded::new(&mut model, mesh, sharding(recipe), optimizer)?;
+    let sharding = sharding(recipe, stage, mesh.dp.size());
+    let mut sharded = Sharded::new(&mut model, mesh, sharding, optimizer)?;
     let mut times = Times::default();
     let mut last = None;
     for step in 1..=options.warmup + options.steps {

@@ -78,23 +78,35 @@ pub fn pass(recipe: &Recipe, stage: &Stage, training: bool) -> Pass {
         ActivationCheckpointing::Selective => Recompute::Gates,
         ActivationCheckpointing::Full => Recompute::Layers,
     };
-    Pass { input: video_input(&stage.video), mvm, kind: sharding(recipe).kind, recompute }
+    Pass { input: video_input(&stage.video), mvm, kind: compute_kind(recipe), recompute }
 }
 
-/// How a run keeps what it trains.
-pub fn sharding(recipe: &Recipe) -> Sharding {
-    let kind = match recipe.precision {
+/// The type of the matrices that the model computes with.
+fn compute_kind(recipe: &Recipe) -> Kind {
+    match recipe.precision {
         Precision::Fp32 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,
         Precision::Fp64 => Kind::Double,
-    };
+    }
+}
+
+/// How a stage keeps what it trains, whose steps are divided among `dp` ranks.
+pub fn sharding(recipe: &Recipe, stage: &Stage, dp: usize) -> Sharding {
     let zero = match recipe.memory.zero {
         0 => Zero::Zero0,
         1 => Zero::Zero1,
         2 => Zero::Zero2,
         _ => Zero::Zero3,
     };
-    Sharding { zero, kind, offload: recipe.memory.offload_optimizer }
+    let batch = stage.batch.unwrap_or(recipe.batch);
+    let share = batch.global.div_ceil(dp);
+    let has_parts = batch.micro.is_some_and(|micro| micro < share);
+    Sharding {
+        zero,
+        kind: compute_kind(recipe),
+        offload: recipe.memory.offload_optimizer,
+        accumulates: has_parts || recipe.parallel.exact_tp.is_some(),
+    }
 }
 
 /// How the losses of a stage are weighted.

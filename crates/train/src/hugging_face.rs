@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::error::TrainError;
 use crate::sharded::{Held, Sharded};
-use crate::state::{copy_in, unsigned};
+use crate::state::{from_bytes, unsigned};
 
 /// Opens the weights that a stage starts from and checks them against the recipe's model. No values are read.
 ///
@@ -68,19 +68,17 @@ fn load_held(
     weights: &LlamaWeights,
     handle: &Handle,
 ) -> Result<(), TrainError> {
-    let Some(mut values) = held.values(Kind::Parameter) else { return Ok(()) };
     let mut extent = held.extent.clone();
     // Rows that the recipe's vocabulary has beyond the stored one stay as they were drawn.
     extent[0] = extent[0].min(stored.shape[0] as i64 - held.offset[0]);
     if extent[0] <= 0 {
         return Ok(());
     }
-    values = values.narrow(0, 0, extent[0]);
     let (offset, size) = (unsigned(&held.offset), unsigned(&extent));
     let bytes = handle.block_on(weights.read_slice(&held.parameter.name, &offset, &size))?;
     // Values that are no floats have been reported by `read_slice`.
     match stored.dtype {
-        Some(dtype) => copy_in(&values, &bytes, &extent, dtype),
+        Some(dtype) => held.set(Kind::Parameter, &from_bytes(&bytes, &extent, dtype)?),
         None => Ok(()),
     }
 }

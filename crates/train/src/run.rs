@@ -253,7 +253,7 @@ impl<'a> Run<'a> {
         if trained(&self.model).is_empty() {
             return Err(TrainError::NothingTrained { stage: plan.stage.name.clone() });
         }
-        let sharding = sharding(&self.settings.recipe);
+        let sharding = sharding(&self.settings.recipe, &plan.stage, self.mesh.dp.size());
         let optimizer = (&plan.stage.optimizer).into();
         let mut sharded = Sharded::new(&mut self.model, self.mesh, sharding, optimizer)?;
         if let Some((folder, _)) = &position.resumed {

@@ -20,7 +20,7 @@ pub fn pieces(model: &VideoLm, sharded: &Sharded) -> Result<Vec<Piece>, TrainErr
     let mut pieces = Vec::new();
     for held in sharded.held(model.parameters()).iter().filter(|held| held.is_written) {
         for kind in KINDS {
-            if let Some(values) = held.values(kind) {
+            if let Some(values) = held.values(kind)? {
                 pieces.push(piece(held, kind, &values)?);
             }
         }
@@ -73,8 +73,9 @@ pub fn load_parameters(
             fresh.push(parameter.name.clone());
         } else if !parameter.slice.extent.contains(&0) {
             let Slice { offset, extent } = &parameter.slice;
-            let values = parameter.unpadded(&parameter.tensor.detach());
-            load(parameter, Kind::Parameter, (offset, extent), &values, reader, handle)?;
+            let values = stored(parameter, Kind::Parameter, (offset, extent), reader, handle)?;
+            let mut own = parameter.unpadded(&parameter.tensor.detach());
+            tch::no_grad(|| own.f_copy_(&values))?;
         }
     }
     Ok(fresh)
@@ -129,41 +130,34 @@ fn load_held<'a>(
     handle: &Handle,
 ) -> Result<(), TrainError> {
     for held in held {
-        if let Some(values) = held.values(kind) {
+        if held.has(kind) {
             let region = (&held.offset, &held.extent);
-            load(held.parameter, kind, region, &values, reader, handle)?;
+            held.set(kind, &stored(held.parameter, kind, region, reader, handle)?)?;
         }
     }
     Ok(())
 }
 
-/// Reads a box of a tensor into `values`, which has its extent.
-fn load(
+/// Reads a box of a tensor, in the type that it is stored in.
+fn stored(
     parameter: &Parameter,
     kind: Kind,
     (offset, extent): (&Vec<i64>, &Vec<i64>),
-    values: &Tensor,
     reader: &Reader,
     handle: &Handle,
-) -> Result<(), TrainError> {
+) -> Result<Tensor, TrainError> {
     check_shape(parameter, kind, reader)?;
-    let stored = reader.manifest().tensor(&parameter.name, kind).map(|stored| stored.dtype);
+    let dtype = reader.manifest().tensor(&parameter.name, kind).map(|stored| stored.dtype);
     let region = (unsigned(offset), unsigned(extent));
     let read = reader.read_slice(&parameter.name, kind, &region.0, &region.1);
     let bytes = handle.block_on(read)?;
     // A tensor that is not there has been reported by `read_slice`.
-    copy_in(values, &bytes, extent, stored.unwrap_or(Dtype::F32))
+    from_bytes(&bytes, extent, dtype.unwrap_or(Dtype::F32))
 }
 
-/// Copies stored values into `values`, which has the extent, and brings them to its type.
-pub(crate) fn copy_in(
-    values: &Tensor,
-    bytes: &[u8],
-    extent: &[i64],
-    stored: Dtype,
-) -> Result<(), TrainError> {
-    let read = Tensor::f_from_data_size(bytes, extent, kind_of(stored))?;
-    Ok(tch::no_grad(|| values.shallow_clone().f_copy_(&read))?)
+/// Stored bytes as a tensor.
+pub(crate) fn from_bytes(bytes: &[u8], extent: &[i64], dtype: Dtype) -> Result<Tensor, TrainError> {
+    Ok(Tensor::f_from_data_size(bytes, extent, kind_of(dtype))?)
 }
 
 fn kind_of(dtype: Dtype) -> tch::Kind {

@@ -140,7 +140,8 @@ fn sharded(
     layout: Layout,
     optimizer: AdamWConfig,
 ) -> Result<Sharded> {
-    let sharding = Sharding { zero: layout.zero, kind: layout.kind, offload: false };
+    let Layout { zero, kind, accumulation, .. } = layout;
+    let sharding = Sharding { zero, kind, offload: false, accumulates: accumulation > 1 };
     Ok(Sharded::new(model, mesh, sharding, optimizer)?)
 }
 
@@ -231,7 +232,7 @@ fn check_trajectory(case: &Case, mesh: &Mesh, layout: Layout) -> Result<f64> {
     for held in sharded.held(model.parameters()) {
         let name = format!("final.{}", held.parameter.name);
         let expected = cut(case.tensor(&name)?, &held.offset, &held.extent);
-        let actual = held.values(strand_checkpoint::Kind::Parameter).context("no weights")?;
+        let actual = held.values(strand_checkpoint::Kind::Parameter)?.context("no weights")?;
         worst = worst.max(close_tensor(&name, &actual, &expected, of_weights(tolerance))?);
     }
     Ok(worst)

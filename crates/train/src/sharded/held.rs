@@ -7,8 +7,9 @@ use strand_comm::Mesh;
 use strand_model::{Member, Parameter, Parameters, Partition, TensorBox, boxes};
 use tch::Tensor;
 
-use crate::sharded::Sharded;
-use crate::sharded::part::Part;
+use crate::error::TrainError;
+use crate::sharded::part::{Master, Part};
+use crate::sharded::{Sharded, residue};
 
 /// A box of a parameter, and what this rank keeps of it.
 pub struct Held<'a> {
@@ -30,16 +31,58 @@ pub struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// The values: a view. None where there are no such: frozen parameters have no moments.
-    pub fn values(&self, kind: Kind) -> Option<Tensor> {
-        let values = match (&self.part.trained, kind) {
-            (Some(trained), Kind::Parameter) => trained.master.shallow_clone(),
-            (Some(trained), Kind::ExpAvg) => trained.exp_avg.shallow_clone(),
-            (Some(trained), Kind::ExpAvgSq) => trained.exp_avg_sq.shallow_clone(),
-            (None, Kind::Parameter) => self.part.own(),
+    /// The values: a view, or a copy where the weights are kept as halves. None where there are no such: frozen
+    /// parameters have no moments.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn values(&self, kind: Kind) -> Result<Option<Tensor>, TrainError> {
+        Ok(match self.store(kind) {
+            None => None,
+            Some((values, None)) => Some(values),
+            Some((values, Some(residues))) => Some(residue::whole(&values, &residues)?),
+        })
+    }
+
+    /// Sets the values, where there are such, or those of as many rows as there are in `values`.
+    ///
+    /// # Errors
+    /// No memory, or another shape.
+    pub fn set(&self, kind: Kind, values: &Tensor) -> Result<(), TrainError> {
+        let Some((store, residues)) = self.store(kind) else { return Ok(()) };
+        let first = |tensor: &Tensor| match values.size().first() {
+            Some(&rows) => tensor.narrow(0, 0, rows),
+            None => tensor.shallow_clone(),
+        };
+        let mut store = first(&store);
+        tch::no_grad(|| match residues {
+            None => store.f_copy_(values),
+            Some(residues) => {
+                let values = values.f_to_device(store.device())?.f_to_kind(tch::Kind::Float)?;
+                residue::write(&values, &store, &first(&residues))
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Whether there are such values.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.store(kind).is_some()
+    }
+
+    /// Where the values are: a view, and one of what they lack.
+    fn store(&self, kind: Kind) -> Option<(Tensor, Option<Tensor>)> {
+        let (values, residues) = match (&self.part.trained, kind) {
+            (Some(trained), Kind::Parameter) => match &trained.master {
+                Master::Same(master) | Master::Apart(master) => (master.shallow_clone(), None),
+                Master::Residues(residues) => (self.part.own(), Some(residues)),
+            },
+            (Some(trained), Kind::ExpAvg) => (trained.exp_avg.shallow_clone(), None),
+            (Some(trained), Kind::ExpAvgSq) => (trained.exp_avg_sq.shallow_clone(), None),
+            (None, Kind::Parameter) => (self.part.own(), None),
             _ => return None,
         };
-        Some(self.view(&values))
+        Some((self.view(&values), residues.map(|residues| self.view(residues))))
     }
 
     /// The gradient after a step's reductions: a view. None where the parameter is frozen.

@@ -8,6 +8,7 @@ mod held;
 mod part;
 mod reducer;
 mod residency;
+mod residue;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
-use crate::sharded::part::Part;
+use crate::sharded::part::{Master, Part};
 use crate::sharded::reducer::{Reducer, forget};
 use crate::sharded::residency::Residents;
 
@@ -40,6 +41,9 @@ pub struct Sharding {
     pub kind: Kind,
     /// Whether masters and moments are in the memory of the CPU, where there is a GPU.
     pub offload: bool,
+    /// Whether a step adds gradients up, over micro-batches or in 64 bits. Where it does not, nor over ranks, those of
+    /// matrices stay in `kind`.
+    pub accumulates: bool,
 }
 
 /// The state of a stage that is trained, on one rank.
@@ -74,7 +78,7 @@ impl Sharded {
         let units = units(parameters, mesh, (sharding, &optimizer))?;
         // The heap would keep as much as all weights that lay there before.
         trim_heap();
-        let reducer = Reducer::new(&units, parameters, &mesh.dp, sharding.zero)?;
+        let reducer = Reducer::new(&units, parameters, &mesh.dp, sharding)?;
         let residents = (sharding.zero == Zero::Zero3)
             .then(|| {
                 // The layers in their own order, then the rest.
@@ -248,12 +252,12 @@ impl Sharded {
         let [mut masters, mut gradients, mut exp_avgs, mut exp_avg_sqs] = [const { Vec::new() }; 4];
         for (part, gradient) in self.gradients().filter(|(part, _)| part.group == group) {
             let Some(trained) = &part.trained else { continue };
-            if trained.master.device() != gradient.device() {
-                // One by one: the CPU has no room for all gradients of a GPU.
-                trained.update(&gradient.f_to_device(trained.master.device())?, step)?;
+            let Master::Same(master) = &trained.master else {
+                // One by one: there is no room for all gradients in the memory and the type of the masters.
+                trained.update(&part.own(), &gradient, step)?;
                 continue;
-            }
-            masters.push(trained.master.shallow_clone());
+            };
+            masters.push(master.shallow_clone());
             gradients.push(gradient);
             exp_avgs.push(trained.exp_avg.shallow_clone());
             exp_avg_sqs.push(trained.exp_avg_sq.shallow_clone());
@@ -281,8 +285,8 @@ impl Sharded {
         for part in self.units.iter().flatten() {
             let Some(trained) = &part.trained else { continue };
             let mut own = part.own();
-            if trained.is_copy {
-                tch::no_grad(|| own.f_copy_(&trained.master))?;
+            if let Master::Apart(master) = &trained.master {
+                tch::no_grad(|| own.f_copy_(master))?;
             }
             if self.residents.is_none() && !part.is_whole() {
                 let gather = &self.mesh.gather;
@@ -293,17 +297,18 @@ impl Sharded {
     }
 }
 
-/// Values whose squares are added up in the gradient's own type.
-const CHUNK: i64 = 1 << 16;
-
-/// Sum of the squares, in fp64 from one part to the next. A CPU reads the values once and writes nothing.
+/// Sum of the squares, a few values at a time, in fp64 from one part to the next. A CPU reads them once and writes nothing.
 fn square(gradient: &Tensor) -> Tensor {
-    if gradient.device() != Device::Cpu {
-        return gradient.square().sum(Kind::Double);
-    }
+    let wide = if gradient.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let values = gradient.reshape(-1);
-    let squares: Vec<Tensor> = values.split(CHUNK, 0).iter().map(|part| part.dot(part)).collect();
-    Tensor::stack(&squares, 0).sum(Kind::Double)
+    let squares = residue::chunks([&values]).map(|[part]| {
+        let part = part.to_kind(wide);
+        match part.device() {
+            Device::Cpu => part.dot(&part),
+            _ => part.square().sum(Kind::Double),
+        }
+    });
+    Tensor::stack(&squares.collect::<Vec<_>>(), 0).sum(Kind::Double)
 }
 
 /// The units in the order of their reduction.

@@ -7,6 +7,7 @@ use strand_torch::{AdamWStep, fused_adamw};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
+use crate::sharded::residue;
 
 /// How much of the training state the data-parallel ranks divide among themselves (arXiv 1910.02054).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,26 +40,61 @@ pub(crate) struct Part {
 
 /// What training keeps of a range of a part, `[values]` each.
 pub(crate) struct Trained {
-    /// The weights in fp32 (fp64 in a run of that precision).
-    pub master: Tensor,
-    /// Whether the model computes with others, narrower ones or those of a GPU: else they are the same memory.
-    pub is_copy: bool,
+    /// Where the weights are in fp32 (fp64 in a run of that precision).
+    pub master: Master,
     /// Decaying mean of the gradient.
     pub exp_avg: Tensor,
     /// Decaying mean of its square.
     pub exp_avg_sq: Tensor,
 }
 
+/// The weights that the optimizer updates.
+pub(crate) enum Master {
+    /// Those that the model computes with.
+    Same(Tensor),
+    /// Copies of them in the memory of the CPU.
+    Apart(Tensor),
+    /// The model's, in bf16, and how far they are from these: see [`residue`].
+    Residues(Tensor),
+}
+
 impl Trained {
-    /// Updates these values alone.
+    /// Updates what stands beside `own`, the weights that the model computes with, and where they are halves of the
+    /// masters, them as well.
     ///
     /// # Errors
     /// libtorch's own.
-    pub fn update(&self, gradient: &Tensor, step: AdamWStep) -> Result<(), TrainError> {
-        let one = |tensor: &Tensor| [tensor.shallow_clone()];
-        let [exp_avg, exp_avg_sq] = [&self.exp_avg, &self.exp_avg_sq].map(one);
-        Ok(fused_adamw(&one(&self.master), &one(gradient), &exp_avg, &exp_avg_sq, step)?)
+    pub fn update(
+        &self,
+        own: &Tensor,
+        gradient: &Tensor,
+        step: AdamWStep,
+    ) -> Result<(), TrainError> {
+        let (exp_avg, exp_avg_sq) = (&self.exp_avg, &self.exp_avg_sq);
+        match &self.master {
+            Master::Same(master) => adamw([master, gradient, exp_avg, exp_avg_sq], step),
+            Master::Apart(master) => {
+                let gradient = gradient.f_to_device(master.device())?.f_to_kind(master.kind())?;
+                adamw([master, &gradient, exp_avg, exp_avg_sq], step)
+            }
+            Master::Residues(residues) => {
+                let all = [own, residues, gradient, exp_avg, exp_avg_sq];
+                for [own, residues, gradient, exp_avg, exp_avg_sq] in residue::chunks(all) {
+                    let master = residue::whole(&own, &residues)?;
+                    let gradient = gradient.f_to_kind(master.kind())?;
+                    adamw([&master, &gradient, &exp_avg, &exp_avg_sq], step)?;
+                    residue::write(&master, &own, &residues)?;
+                }
+                Ok(())
+            }
+        }
     }
+}
+
+/// Updates a weight with its gradient and moments.
+fn adamw(tensors: [&Tensor; 4], step: AdamWStep) -> Result<(), TrainError> {
+    let [weight, gradient, exp_avg, exp_avg_sq] = tensors.map(|tensor| [tensor.shallow_clone()]);
+    Ok(fused_adamw(&weight, &gradient, &exp_avg, &exp_avg_sq, step)?)
 }
 
 impl Part {
@@ -85,18 +121,23 @@ impl Part {
             flat.recast(parameters, kind)?;
         }
         let kept = (zero == Zero::Zero3).then(|| own(&flat).copy());
-        let moves = offloaded && original.device() != Device::Cpu;
-        let is_copy = kind != wide || moves;
-        let trained = is_trained.then(|| {
+        let trained = is_trained.then(|| -> Result<Trained, TrainError> {
             let master = match &kept {
-                _ if moves => original.to_device(Device::Cpu),
-                _ if is_copy => original.copy(),
-                Some(kept) => kept.shallow_clone(),
-                None => original.shallow_clone(),
+                _ if offloaded && original.device() != Device::Cpu => {
+                    Master::Apart(original.f_to_device(Device::Cpu)?)
+                }
+                _ if kind != wide => Master::Residues(residue::of(&original, &own(&flat))?),
+                Some(kept) => Master::Same(kept.shallow_clone()),
+                None => Master::Same(original.shallow_clone()),
             };
-            let [exp_avg, exp_avg_sq] = [master.zeros_like(), master.zeros_like()];
-            Trained { master, is_copy, exp_avg, exp_avg_sq }
+            let device = match &master {
+                Master::Apart(_) => Device::Cpu,
+                _ => original.device(),
+            };
+            let zeros = || Tensor::f_zeros([length], (wide, device));
+            Ok(Trained { master, exp_avg: zeros()?, exp_avg_sq: zeros()? })
         });
+        let trained = trained.transpose()?;
         let is_split = parameters.iter().any(|parameter| parameter.is_split());
         Ok(Part { flat, range, group: None, is_split, kept, trained })
     }

@@ -1,5 +1,5 @@
-//! Gradients: added up in wide, flat tensors as they come, most of them written there by the backward pass itself, and reduced over the data-parallel ranks while the
-//! backward pass goes on.
+//! Gradients: added up in flat tensors as they come, most of them written there by the backward pass itself, and reduced
+//! over the data-parallel ranks while the backward pass goes on.
 //!
 //! All ranks reduce the units in one order, from the head down, whatever order their own backward passes finish in: a
 //! unit waits for those before it.
@@ -13,6 +13,7 @@ use strand_torch::{on_gradient, remove_gradient_hook, set_grad};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
+use crate::sharded::Sharding;
 use crate::sharded::part::{Part, Zero};
 
 /// Units whose reduction may be under way beside the newest one. Each holds the gradients of a layer.
@@ -70,12 +71,18 @@ impl Reducer {
         units: &[Vec<Part>],
         parameters: &Parameters,
         dp: &Group,
-        zero: Zero,
+        sharding: Sharding,
     ) -> Result<Reducer, TrainError> {
+        let zero = sharding.zero;
+        let adds = sharding.accumulates || dp.size() > 1;
         let unit = |parts: &Vec<Part>| {
             let trained = || parts.iter().filter(|part| part.trained.is_some());
             let leaves = trained().map(|part| part.flat.members.len()).sum();
-            Unit { gradients: trained().map(Gradient::new).collect(), leaves, waiting: leaves }
+            Unit {
+                gradients: trained().map(|part| Gradient::new(part, adds)).collect(),
+                leaves,
+                waiting: leaves,
+            }
         };
         let state = State { units: units.iter().map(unit).collect(), next: 0, reduces: false };
         let reducer = Reducer(Arc::new(Inner { dp: dp.clone(), zero, state: Mutex::new(state) }));
@@ -230,11 +237,12 @@ impl Inner {
 }
 
 impl Gradient {
-    fn new(part: &Part) -> Gradient {
+    /// The gradient of a part; in wide numbers where others are added to it.
+    fn new(part: &Part, adds: bool) -> Gradient {
         let weights = &part.flat.weights;
         let kind = match weights.kind() {
-            Kind::Double => Kind::Double,
-            _ => Kind::Float,
+            Kind::BFloat16 if adds => Kind::Float,
+            kind => kind,
         };
         Gradient {
             whole: Tensor::new(),
