@@ -86,11 +86,14 @@ impl Workspace {
     pub fn demo(changes: &[&str]) -> Result<Workspace> {
         let made = xtask(&["demo", "--data"])?;
         ensure!(made.status.success(), "{}", text(&made.stderr));
-        Ok(Workspace {
-            folder: tempfile::tempdir()?,
-            recipe: root()?.join("recipes/demo.yaml"),
-            changes: changes.iter().map(|&change| change.to_owned()).collect(),
-        })
+        let (folder, recipe) = (tempfile::tempdir()?, root()?.join("recipes/demo.yaml"));
+        Ok(Workspace { folder, recipe, changes: Vec::new() }.with(changes))
+    }
+
+    /// The same with more `changes` (`key=value`) in all runs.
+    pub fn with(mut self, changes: &[&str]) -> Workspace {
+        self.changes.extend(changes.iter().map(|&change| change.to_owned()));
+        self
     }
 
     /// A path in the folder.

@@ -69,6 +69,23 @@ fn killed_and_started_again_it_takes_the_same_steps_bit_for_bit() -> Result<()> 
     Ok(())
 }
 
+/// On one rank, where the gradients of bf16 matrices stay narrow, and on ranks that divide the halves of the masters.
+#[test]
+fn in_bf16_too() -> Result<()> {
+    let divided = ["memory.zero=1", "memory.zero=3"].map(|zero| (2, ["batch.micro=2", zero]));
+    for (dp, changes) in [(1, ["batch.micro=6", "memory.zero=0"])].into_iter().chain(divided) {
+        let layout = format!("parallel.dp={dp}");
+        let workspace = Workspace::new()?.with(&["precision=bf16", "parallel.tp=1", &layout]);
+        let workspace = workspace.with(&changes);
+        workspace.train("whole", (dp, 1), &[])?;
+        killed_at(&workspace, "killed", 13, 22)?;
+        workspace.train("killed", (dp, 1), &[])?;
+        let expected = workspace.metrics("whole")?;
+        same_bits(&workspace.metrics("killed")?, &expected).context(changes[1])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn another_layout_goes_on_with_the_same_samples() -> Result<()> {
     let workspace = Workspace::new()?;
