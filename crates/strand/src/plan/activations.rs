@@ -7,6 +7,8 @@ use super::case::Case;
 
 /// Logits that are widened at a time (`strand-model`'s cross-entropy).
 const CHUNK: u64 = 1 << 22;
+/// Values of a weight that a CPU widens at a time (`strand-model`'s `precision`).
+const WIDENED: u64 = 1 << 20;
 
 /// Sizes of one micro-batch on one rank. All results are bytes.
 pub struct Activations<'a> {
@@ -88,10 +90,8 @@ impl<'a> Activations<'a> {
             * (self.hidden * self.narrow + self.wide);
         let inputs = when(trained.attention_in, student) + when(trained.mlp_in, behind);
         // Turned queries and keys, values, and what attention gives; its softmax's denominators.
-        let own = if self.case.widens_products() { self.wide } else { self.narrow };
-        let is_copied = own > self.narrow || behind < student;
-        let outputs = if is_copied { behind * self.heads * self.narrow } else { 0 };
-        let attention = 4 * student * self.heads * own
+        let outputs = if behind < student { behind * self.heads * self.narrow } else { 0 };
+        let attention = 4 * student * self.heads * self.narrow
             + when(trained.attention_out, outputs)
             + 4 * student * self.heads / self.case.recipe.model.llama.head_dim() as u64;
         // The gate, what it gates, and what comes of both.
@@ -136,9 +136,11 @@ impl<'a> Activations<'a> {
         };
         // Of the gated values three while SiLU goes back, else one beside a product's gradients.
         let gated = if self.case.recomputes_gates() { inner } else { 0 };
-        2 * rows
-            + (3 * inner).max(inner + gated + weight)
-            + self.widened(behind, self.inner, self.hidden)
+        let mlp =
+            (3 * inner).max(inner + gated + weight) + self.widened(behind, self.inner, self.hidden);
+        // Queries, keys, values, what came of them, and the gradients of all four.
+        let attention = if self.case.widens_products() { 8 * self.wide } else { 0 };
+        2 * rows + mlp.max(attention * self.student * self.heads)
     }
 
     /// What a layer needs for a moment without gradients, for the teacher's tokens: the sequences, their stream and its
@@ -221,10 +223,15 @@ impl<'a> Activations<'a> {
         2 * self.final_rows() * self.hidden * self.narrow
     }
 
-    /// What a product in a wider type needs for a moment: both factors and what comes out.
+    /// What a product in a wider type needs for a moment: its input, some of the weight's rows, and what comes of them,
+    /// which stands beside the pieces of the whole.
     fn widened(&self, rows: u64, width: u64, out: u64) -> u64 {
-        let values = rows * width + width * out + rows * out;
-        if self.case.widens_products() { values * self.wide } else { 0 }
+        if !self.case.widens_products() {
+            return 0;
+        }
+        let columns = (WIDENED / width.max(1)).clamp(1, out.max(1));
+        let pieces = if columns < out { rows * out * self.narrow } else { 0 };
+        (rows * width + columns * width + rows * columns) * self.wide + pieces
     }
 
     fn chunk(&self) -> u64 {
@@ -236,13 +243,16 @@ impl<'a> Activations<'a> {
     /// A weight's gradient beside the memory where gradients are added up. A product of that memory's type is written there.
     /// Where it is narrower than a sum that it is added to, a CPU widens it first; the first gradient of a sum is copied.
     fn weight_gradient(&self, values: u64) -> u64 {
-        let is_wide = self.narrow == self.wide || self.case.widens_products();
-        if is_wide && self.case.recipe.parallel.exact_tp.is_none() {
+        let product = if self.case.widens_products() { self.wide } else { self.narrow };
+        let summed = self.case.summed();
+        let is_exact = self.case.recipe.parallel.exact_tp.is_some();
+        if product == summed && !is_exact {
             return 0;
         }
-        let adds = self.case.micro_batches() > 1 && self.case.zero() < 2;
-        let widened = self.case.is_cpu() && adds && self.narrow < self.wide;
-        values * (self.narrow + if widened { self.wide } else { 0 })
+        // What is not of the memory's type goes there in pieces on a CPU, unless autograd brings it.
+        let piece = if self.case.is_cpu() && !is_exact { values.min(WIDENED) } else { values };
+        let widened = self.case.is_cpu() && product != summed;
+        piece * (if is_exact { self.narrow } else { product } + if widened { summed } else { 0 })
     }
 
     fn feature_values(&self) -> u64 {

@@ -82,6 +82,13 @@ impl Case<'_> {
         self.narrow().max(4)
     }
 
+    /// Bytes of a gradient's value of a matrix: wide where others are added to it.
+    pub fn summed(&self) -> u64 {
+        let is_alone = self.world.dp == 1 && self.micro_batches() == 1;
+        let adds = !is_alone || self.recipe.parallel.exact_tp.is_some();
+        if adds { self.wide() } else { self.narrow() }
+    }
+
     /// Stage of ZeRO.
     pub fn zero(&self) -> u8 {
         self.recipe.memory.zero

@@ -6,14 +6,14 @@ use crate::launch::world::cores;
 
 /// Values to which each parameter is aligned in its flat tensor (`strand-model`'s `ALIGNMENT`).
 const ALIGNMENT: u64 = 64;
+/// Values that a GPU updates at a time where it needs something beside them (`train::sharded::chunks`).
+const GPU_CHUNK: u64 = 1 << 24;
 
 /// Parameters that lie in one flat tensor: of a unit those that are alike trained, matrices and divided.
 #[derive(Debug, Clone, Copy, Default)]
 struct Flat {
     /// Values, padding counted.
     values: u64,
-    /// Of the largest parameter.
-    largest: u64,
     is_trained: bool,
     is_matrix: bool,
 }
@@ -21,7 +21,6 @@ struct Flat {
 impl Flat {
     fn add(&mut self, numel: u64, is_trained: bool, is_matrix: bool) {
         self.values += numel.next_multiple_of(ALIGNMENT);
-        self.largest = self.largest.max(numel);
         (self.is_trained, self.is_matrix) = (is_trained, is_matrix);
     }
 
@@ -100,7 +99,7 @@ impl<'a> State<'a> {
         self.flats().map(|flat| flat.values / shards * self.kind(flat)).sum()
     }
 
-    /// Master weights where they are not the weights themselves, and both moments.
+    /// Master weights where they are not the weights themselves, on CPUs what these lack, and both moments.
     pub fn optimizer(&self) -> u64 {
         self.trained().map(|flat| flat.values / self.shards * self.optimizer_bytes(flat)).sum()
     }
@@ -111,13 +110,13 @@ impl<'a> State<'a> {
         self.updated() * bytes
     }
 
-    /// Gradients, added up in wide numbers.
+    /// Gradients: wide where they are added up.
     pub fn gradients(&self) -> u64 {
         let wide = self.case.wide();
         let one = |flat: &Flat| {
             let own = flat.values / self.shards;
             match self.case.zero() {
-                _ if self.shards == 1 => flat.values * wide + self.exact_sums(flat),
+                _ if self.shards == 1 => flat.values * self.summed(flat) + self.exact_sums(flat),
                 1 => (flat.values + own) * wide,
                 _ => own * wide,
             }
@@ -164,16 +163,15 @@ impl<'a> State<'a> {
         whole(&self.units[0]) + whole(&self.units[last]) + layer * layers.min(count) as u64
     }
 
-    /// What an update needs for a moment: squares of the largest gradient, in wide and then in 64-bit numbers (a CPU goes
-    /// through them in small pieces), or with ZeRO-1 and 2 the copies that are gathered.
+    /// What an update needs for a moment: a few values of a gradient, widened and squared (as many as a CPU's cache holds),
+    /// or with ZeRO-1 and 2 the copies that are gathered.
     pub fn update(&self) -> u64 {
-        let largest = |flat: &Flat| match self.case.zero() {
-            0 => flat.largest,
-            _ => flat.values / self.shards,
-        };
         let squares = match self.case.is_cpu() {
             true => 0,
-            false => self.trained().map(largest).max().unwrap_or(0) * (self.case.wide() + 8),
+            false => {
+                let own = self.trained().map(|flat| flat.values / self.shards).max();
+                own.unwrap_or(0).min(GPU_CHUNK) * (2 * self.case.wide() + 8)
+            }
         };
         let copies = match self.case.zero() {
             1 | 2 if self.shards > 1 => {
@@ -248,12 +246,22 @@ impl<'a> State<'a> {
         if flat.is_matrix { self.case.narrow() } else { self.case.wide() }
     }
 
+    /// Bytes of a gradient's value.
+    fn summed(&self, flat: &Flat) -> u64 {
+        if flat.is_matrix { self.case.summed() } else { self.case.wide() }
+    }
+
     fn optimizer_bytes(&self, flat: &Flat) -> u64 {
-        let wide = self.case.wide();
+        let (narrow, wide) = (self.kind(flat), self.case.wide());
         if self.case.offloads() {
             return 0;
         }
-        if self.kind(flat) < wide { 3 * wide } else { 2 * wide }
+        let master = match narrow < wide {
+            true if self.case.is_cpu() => wide - narrow,
+            true => wide,
+            false => 0,
+        };
+        master + 2 * wide
     }
 
     /// With `exact_tp` gradients are added in 64 bits.

@@ -4,6 +4,7 @@
 //! A unit is what is gathered and reduced at one time: a layer, the head, or what stands in front of the layers. In a
 //! unit, parameters that are treated alike lie side by side in one flat tensor, of which each rank keeps an equal part.
 
+mod chunks;
 mod held;
 mod part;
 mod reducer;
@@ -20,6 +21,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
+use crate::sharded::chunks::chunks;
 use crate::sharded::part::{Master, Part};
 use crate::sharded::reducer::{Reducer, forget};
 use crate::sharded::residency::Residents;
@@ -252,7 +254,14 @@ impl Sharded {
         let [mut masters, mut gradients, mut exp_avgs, mut exp_avg_sqs] = [const { Vec::new() }; 4];
         for (part, gradient) in self.gradients().filter(|(part, _)| part.group == group) {
             let Some(trained) = &part.trained else { continue };
-            let Master::Same(master) = &trained.master else {
+            let is_like = |master: &&Tensor| {
+                (master.device(), master.kind()) == (gradient.device(), gradient.kind())
+            };
+            let master = match &trained.master {
+                Master::Same(master) | Master::Apart(master) => Some(master).filter(is_like),
+                Master::Residues(_) => None,
+            };
+            let Some(master) = master else {
                 // One by one: there is no room for all gradients in the memory and the type of the masters.
                 trained.update(&part.own(), &gradient, step)?;
                 continue;
@@ -301,7 +310,7 @@ impl Sharded {
 fn square(gradient: &Tensor) -> Tensor {
     let wide = if gradient.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let values = gradient.reshape(-1);
-    let squares = residue::chunks([&values]).map(|[part]| {
+    let squares = chunks([&values]).map(|[part]| {
         let part = part.to_kind(wide);
         match part.device() {
             Device::Cpu => part.dot(&part),

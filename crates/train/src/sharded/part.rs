@@ -7,6 +7,7 @@ use strand_torch::{AdamWStep, fused_adamw};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
+use crate::sharded::chunks::chunks;
 use crate::sharded::residue;
 
 /// How much of the training state the data-parallel ranks divide among themselves (arXiv 1910.02054).
@@ -52,15 +53,14 @@ pub(crate) struct Trained {
 pub(crate) enum Master {
     /// Those that the model computes with.
     Same(Tensor),
-    /// Copies of them in the memory of the CPU.
+    /// Beside the model's, where these are bf16 on a GPU, or not in the memory where masters are.
     Apart(Tensor),
-    /// The model's, in bf16, and how far they are from these: see [`residue`].
+    /// The model's, in bf16 on a CPU, and how far they are from these: see [`residue`].
     Residues(Tensor),
 }
 
 impl Trained {
-    /// Updates what stands beside `own`, the weights that the model computes with, and where they are halves of the
-    /// masters, them as well.
+    /// Updates these values alone, a few at a time; `own` are those that the model computes with.
     ///
     /// # Errors
     /// libtorch's own.
@@ -71,29 +71,34 @@ impl Trained {
         step: AdamWStep,
     ) -> Result<(), TrainError> {
         let (exp_avg, exp_avg_sq) = (&self.exp_avg, &self.exp_avg_sq);
+        let gradient = &gradient.f_to_device(exp_avg.device())?;
         match &self.master {
-            Master::Same(master) => adamw([master, gradient, exp_avg, exp_avg_sq], step),
-            Master::Apart(master) => {
-                let gradient = gradient.f_to_device(master.device())?.f_to_kind(master.kind())?;
-                adamw([master, &gradient, exp_avg, exp_avg_sq], step)
+            Master::Same(master) | Master::Apart(master) => {
+                for [master, gradient, exp_avg, exp_avg_sq] in
+                    chunks([master, gradient, exp_avg, exp_avg_sq])
+                {
+                    let gradient = gradient.f_to_kind(master.kind())?;
+                    adamw([master, gradient, exp_avg, exp_avg_sq], step)?;
+                }
             }
             Master::Residues(residues) => {
-                let all = [own, residues, gradient, exp_avg, exp_avg_sq];
-                for [own, residues, gradient, exp_avg, exp_avg_sq] in residue::chunks(all) {
+                for [own, residues, gradient, exp_avg, exp_avg_sq] in
+                    chunks([own, residues, gradient, exp_avg, exp_avg_sq])
+                {
                     let master = residue::whole(&own, &residues)?;
                     let gradient = gradient.f_to_kind(master.kind())?;
-                    adamw([&master, &gradient, &exp_avg, &exp_avg_sq], step)?;
+                    adamw([master.shallow_clone(), gradient, exp_avg, exp_avg_sq], step)?;
                     residue::write(&master, &own, &residues)?;
                 }
-                Ok(())
             }
         }
+        Ok(())
     }
 }
 
 /// Updates a weight with its gradient and moments.
-fn adamw(tensors: [&Tensor; 4], step: AdamWStep) -> Result<(), TrainError> {
-    let [weight, gradient, exp_avg, exp_avg_sq] = tensors.map(|tensor| [tensor.shallow_clone()]);
+fn adamw(tensors: [Tensor; 4], step: AdamWStep) -> Result<(), TrainError> {
+    let [weight, gradient, exp_avg, exp_avg_sq] = tensors.map(|tensor| [tensor]);
     Ok(fused_adamw(&weight, &gradient, &exp_avg, &exp_avg_sq, step)?)
 }
 
@@ -126,7 +131,10 @@ impl Part {
                 _ if offloaded && original.device() != Device::Cpu => {
                     Master::Apart(original.f_to_device(Device::Cpu)?)
                 }
-                _ if kind != wide => Master::Residues(residue::of(&original, &own(&flat))?),
+                _ if kind != wide && original.device() == Device::Cpu => {
+                    Master::Residues(residue::of(&original, &own(&flat))?)
+                }
+                _ if kind != wide => Master::Apart(original.copy()),
                 Some(kept) => Master::Same(kept.shallow_clone()),
                 None => Master::Same(original.shallow_clone()),
             };

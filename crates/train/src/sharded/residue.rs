@@ -1,14 +1,13 @@
 //! Weights in fp32 as two halves: in bf16, as the model computes with them, and 16 bits that say how far each is from
-//! that. Beside a whole second copy this saves two bytes a weight.
+//! that. Beside a whole second copy this saves two bytes a weight. CPUs put them together in their caches, a few at a
+//! time; on GPUs, where every operation is a pass over memory, this would take as long as all else of an update.
 //!
 //! A number of fp32 is no more than 2¹⁵ of its last places from the nearest of bf16, up or down. Half way up is one place
 //! more than 16 bits hold: there the number moves down by that place. All others stay as they are.
 
 use tch::{Kind, TchError, Tensor};
 
-/// Values that are whole at a time.
-const CPU_CHUNK: i64 = 1 << 16;
-const GPU_CHUNK: i64 = 1 << 24;
+use crate::sharded::chunks::chunks;
 
 /// How far `wide`, in fp32, is from `narrow`, the same numbers rounded to bf16: int16, in the last places of fp32.
 pub(crate) fn of(wide: &Tensor, narrow: &Tensor) -> Result<Tensor, TchError> {
@@ -29,16 +28,6 @@ pub(crate) fn whole(narrow: &Tensor, residues: &Tensor) -> Result<Tensor, TchErr
 pub(crate) fn write(wide: &Tensor, narrow: &Tensor, residues: &Tensor) -> Result<(), TchError> {
     narrow.shallow_clone().f_copy_(wide)?;
     write_residues(wide, narrow, residues)
-}
-
-/// Parts of flat tensors side by side, as many values as are whole at a time; of empty ones one that is empty.
-pub(crate) fn chunks<const N: usize>(tensors: [&Tensor; N]) -> impl Iterator<Item = [Tensor; N]> {
-    let length = tensors[0].size()[0];
-    let most = if tensors[0].device().is_cuda() { GPU_CHUNK } else { CPU_CHUNK };
-    let tensors = tensors.map(Tensor::shallow_clone);
-    (0..length.max(1)).step_by(most as usize).map(move |start| {
-        tensors.each_ref().map(|tensor| tensor.narrow(0, start, most.min(length - start)))
-    })
 }
 
 fn write_residues(wide: &Tensor, narrow: &Tensor, residues: &Tensor) -> Result<(), TchError> {
@@ -109,15 +98,6 @@ mod tests {
             let is_kept = |bits: &u32| f32::from_bits(*bits).is_finite() && bits & 0x1_ffff != 0x8000;
             let all: Vec<u32> = bits_of.into_iter().filter(is_kept).collect();
             prop_assert_eq!(bits(&there_and_back(&numbers(&all)).0), all);
-        }
-
-        #[test]
-        fn chunks_are_the_tensor(length in 0_i64..300_000) {
-            let tensor = Tensor::arange(length, (Kind::Int64, Device::Cpu));
-            let parts: Vec<Tensor> = chunks([&tensor]).map(|[part]| part).collect();
-            prop_assert!(parts.iter().all(|part| part.numel() <= CPU_CHUNK as usize));
-            prop_assert_eq!(parts.iter().map(Tensor::numel).sum::<usize>(), length as usize);
-            prop_assert_eq!(Tensor::cat(&parts, 0), tensor);
         }
     }
 }
