@@ -17,7 +17,7 @@ TAIL = 15
 CAUSE = re.compile(
     r"^(error\b|[\w.]*Error\b).*:|panicked at|symbol lookup error|cannot open shared"
 )
-# Below it a GPU cannot hold 7B weights in bf16 with gradients, masters and moments in fp32: 118 GiB, says `strand plan`.
+# Below it a GPU cannot hold 7B weights in bf16 with gradients, and masters and moments in fp32: 106 GiB, says `strand plan`.
 WHOLE_MIB = 128 << 10
 # LoRA as the paper has it: the products q and v; the projector is trained beside the factors.
 LORA_RANK = 32
