@@ -24,7 +24,7 @@ struct Tolerance {
 
 const FP32: Tolerance = Tolerance { loss: 2e-5, absolute: 2e-5, relative: 1e-4, share: 0.0 };
 /// A number has 8 bits.
-const BF16: Tolerance = Tolerance { loss: 2e-2, absolute: 1e-4, relative: 0.1, share: 0.1 };
+const BF16: Tolerance = Tolerance { loss: 1e-2, absolute: 1e-4, relative: 0.02, share: 0.04 };
 
 const OBJECTIVE: Objective =
     Objective { mvm_weight: 1.0, per_micro_batch: false, exact_sums: false };

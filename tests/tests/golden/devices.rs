@@ -12,14 +12,20 @@ use crate::checks::{Check, LOSSES_AND_GRADIENTS, Layout, TRAJECTORIES};
 /// Names the device of the tests below; they do not run where it is unset.
 const DEVICE: &str = "STRAND_TEST_DEVICE";
 
+/// In one and in two micro-batches: where gradients are added up bf16 ones are kept wide.
 fn on_one_rank(check: &Check, kind: Kind, mesh: &Mesh) -> Result<()> {
     let (zero, recompute) = (Zero::Zero0, Recompute::Nothing);
-    let layout =
-        Layout { dp: 1, tp: 1, accumulation: 1, zero, recompute, sequence_parallel: false, kind };
     for case in case::all()?.into_iter().filter(check.wanted) {
-        let at = || format!("{}: {} in {kind:?}", check.name, case.name);
-        let worst = (check.run)(&case, mesh, layout).with_context(at)?;
-        println!("{:34} {kind:?}: greatest deviation {worst:.1e}", case.name);
+        for accumulation in [1, 2] {
+            let (dp, tp, sequence_parallel) = (1, 1, false);
+            let layout = Layout { dp, tp, accumulation, zero, recompute, sequence_parallel, kind };
+            let at = || format!("{}: {} in {kind:?}, {accumulation}", check.name, case.name);
+            let worst = (check.run)(&case, mesh, layout).with_context(at)?;
+            println!(
+                "{:34} {kind:?}, micro-batches {accumulation}: greatest deviation {worst:.1e}",
+                case.name
+            );
+        }
     }
     Ok(())
 }
