@@ -191,6 +191,21 @@ fn a_stage_starts_from_a_folder_on_every_layout() -> Result<()> {
     Ok(())
 }
 
+/// What is frozen is the folder's on every rank, whether or not its state could be divided.
+#[test]
+fn frozen_weights_are_whole_on_every_layout() -> Result<()> {
+    let model = Model::new()?;
+    let start = model.start();
+    model.train_lora("1x1", (1, 1), &[&start])?;
+    let expected = model.workspace.metrics("1x1")?;
+    for (dp, tp, zero) in [(2, 1, 1), (2, 1, 2), (3, 1, 3), (2, 2, 1)] {
+        let run = format!("{dp}x{tp}-zero-{zero}");
+        model.train_lora(&run, (dp, tp), &[&start, &format!("memory.zero={zero}")])?;
+        same_within(&model.workspace.metrics(&run)?, &expected, 1e-4).context(run)?;
+    }
+    Ok(())
+}
+
 /// The rows that a larger vocabulary adds are drawn, the same ones on every layout.
 #[test]
 fn a_vocabulary_may_be_larger_than_the_folder_s() -> Result<()> {

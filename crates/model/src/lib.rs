@@ -35,6 +35,7 @@ pub use flat::{Flat, Member, TensorBox, boxes};
 pub use frames::local_frame_indices;
 pub use llama::Recompute;
 pub use parameter::{Parameter, Parameters, Partition, Slice};
+pub use precision::wide;
 pub use residency::{Direction, Residency};
 pub use sink::{Existing, GradientSink, Sink, Write};
 pub use slices::{Slices, tree_sum};

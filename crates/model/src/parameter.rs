@@ -32,7 +32,7 @@ pub struct Slice {
     pub extent: Vec<i64>,
 }
 
-/// One rank's part of a parameter: fp32, a leaf of the autograd graph.
+/// One rank's part of a parameter: a leaf of the autograd graph.
 #[derive(Debug)]
 pub struct Parameter {
     /// Global name, as in Hugging Face's files.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use strand_comm::{Mesh, ReduceOp};
-use strand_data::draw;
+use strand_data::{cut, draw};
 use strand_model::{Sample, VideoLm};
 use strand_recipe::{Recipe, Stage, learning_rate};
 use strand_telemetry::{Metrics, TokenCounts, peak_memory};
@@ -173,7 +173,7 @@ fn made_up(
 ) -> Vec<Vec<Sample>> {
     let batch = stage.batch.unwrap_or(recipe.batch);
     let (rank, size) = (mesh.dp.rank(), mesh.dp.size());
-    let own = rank * batch.global / size..(rank + 1) * batch.global / size;
+    let own = cut(batch.global as u64, rank, size);
     let masks = Masks::new(recipe.seed, stage.mask);
     let ids: Vec<String> = own.map(|sample| format!("made-up-{sample}")).collect();
     let micro = batch.micro.unwrap_or(ids.len()).max(1);

@@ -82,7 +82,7 @@ pub fn pass(recipe: &Recipe, stage: &Stage, training: bool) -> Pass {
 }
 
 /// The type of the matrices that the model computes with.
-fn compute_kind(recipe: &Recipe) -> Kind {
+pub fn compute_kind(recipe: &Recipe) -> Kind {
     match recipe.precision {
         Precision::Fp32 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,

@@ -71,6 +71,10 @@ impl Examiner<'_> {
         let mut loader = self.loader(set, handle)?;
         let mut exam = Exam::default();
         while let Some(batch) = loader.next()? {
+            // The same on all ranks.
+            if batch.first >= limit {
+                break;
+            }
             let mine = cut(batch.global as u64, self.mesh.dp.rank(), self.mesh.dp.size());
             for (sample, place) in batch.samples.iter().zip(mine) {
                 if batch.first + place < limit {

@@ -2,16 +2,20 @@
 //! apart, so it does not depend on who adds what first.
 
 use strand_comm::{CommError, Group, ReduceOp};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// Sums of gradients, of the same shapes.
 pub struct ExactSums(Vec<Tensor>);
 
 impl ExactSums {
     /// Zeros.
-    pub fn new(gradients: &[Tensor]) -> ExactSums {
-        let zeros = |gradient: &Tensor| gradient.to_kind(Kind::Double).zeros_like();
-        ExactSums(gradients.iter().map(zeros).collect())
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(gradients: &[Tensor]) -> Result<ExactSums, TchError> {
+        let zeros =
+            |gradient: &Tensor| Tensor::f_zeros(gradient.size(), (Kind::Double, gradient.device()));
+        Ok(ExactSums(gradients.iter().map(zeros).collect::<Result<_, _>>()?))
     }
 
     /// Takes a micro-batch's gradients over, and leaves zeros.

@@ -7,7 +7,7 @@ use strand_checkpoint::{Reader, State};
 use strand_comm::Mesh;
 use strand_data::{Cursor, Prompter, draw};
 use strand_model::{Config, VideoLm};
-use strand_recipe::{Precision, Recipe, Start};
+use strand_recipe::{Batch, Precision, Recipe, Start};
 use strand_store::{Location, Pool};
 use strand_telemetry::{Evaluation, Metrics, MetricsWriter, evaluation, skipped};
 use tch::Kind;
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::batch_memory::batch_memory;
 use crate::checkpoints::Checkpoints;
-use crate::config::{model_config, pass, prompt_style, sharding};
+use crate::config::{compute_kind, model_config, pass, prompt_style, sharding};
 use crate::error::TrainError;
 use crate::evaluate::Examiner;
 use crate::guard::Guard;
@@ -301,6 +301,12 @@ impl<'a> Run<'a> {
         let reader = self.checkpoints.open(folder)?;
         let fresh = load_parameters(&self.model, &reader, &self.settings.handle)?;
         self.tell_fresh(&folder.url(), &fresh);
+        // As a stage leaves them, whose matrices are of the type that it computed with.
+        let kind = compute_kind(&self.settings.recipe);
+        let matrices = self.model.parameters().iter().filter(|it| it.shape.len() > 1);
+        for matrix in matrices {
+            matrix.tensor.shallow_clone().set_data(&matrix.tensor.detach().f_to_kind(kind)?);
+        }
         Ok(())
     }
 
@@ -347,7 +353,7 @@ impl<'a> Run<'a> {
                 prompter: &self.prompter,
                 video: plan.stage.video,
                 pass: self.pass(plan, false),
-                sequences: plan.batch.global.max(8),
+                sequences: sequences(plan.batch, self.mesh.dp.size()),
             };
             let scores = examiner.scores(&set, wanted.limit, &self.settings.handle)?;
             let evaluation = Evaluation::new(step, &plan.stage.name, &wanted.set, scores);
@@ -363,6 +369,12 @@ impl<'a> Run<'a> {
     pub fn pass(&self, plan: &StagePlan, training: bool) -> strand_model::Pass {
         pass(&self.settings.recipe, &plan.stage, training)
     }
+}
+
+/// Sequences of an evaluation that go through the model at once: as many as in training, where each needs more, but not
+/// so few that it takes long.
+fn sequences(batch: Batch, dp: usize) -> usize {
+    batch.micro.unwrap_or_else(|| batch.global.div_ceil(dp)).max(8)
 }
 
 /// The folder that a checkpoint lies in.

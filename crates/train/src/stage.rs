@@ -161,11 +161,13 @@ impl Run<'_> {
     /// Goes back to the stage's last checkpoint, or to its beginning.
     fn roll_back(&mut self, plan: &StagePlan, plans: &[StagePlan]) -> Result<Position, TrainError> {
         let last = self.position(plans)?;
+        let skipped = last.skipped();
         let position = match last.stage == plan.index {
             true => last,
             false => Position::start_of(plan.index),
         };
-        self.skipped = position.skipped();
+        // Of what earlier stages left out, the last checkpoint knows.
+        self.skipped = skipped;
         self.open_metrics(position.step(plans))?;
         Ok(position)
     }

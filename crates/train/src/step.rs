@@ -164,7 +164,8 @@ pub fn gradients(
     let counts = Counts::local(micro_batches, pass).summed(&mesh.dp)?;
     let passes = passes(&own, pass, sharded.zero(), mesh)?;
     sharded.begin()?;
-    let mut exact = objective.exact_sums.then(|| ExactSums::new(&sharded.own_gradients()));
+    let exact = objective.exact_sums.then(|| ExactSums::new(&sharded.own_gradients()));
+    let mut exact = exact.transpose()?;
     // Where the model is: nobody waits for a GPU before all of the step is in its queue.
     let mut sums = Tensor::zeros([2], (Kind::Double, mesh.device));
     for (i, has_teacher) in passes.iter().copied().enumerate() {

@@ -193,10 +193,13 @@ impl Clock<'_> {
     fn update(&self) -> f64 {
         let (narrow, wide) = (self.case.narrow() as f64, self.case.wide() as f64);
         let values = self.state.updated() as f64;
-        let bytes = values * (7.0 * wide + narrow);
+        let summed = self.case.summed() as f64;
+        // Narrow ones are widened first.
+        let gradient = if summed < wide { summed + 2.0 * wide } else { wide };
+        let bytes = values * (6.0 * wide + narrow + gradient);
         if self.case.offloads() {
             let ranks = self.case.world.ranks_per_node as f64;
-            return values * (wide + narrow) / HOST_LINK + bytes * ranks / NODE_BANDWIDTH;
+            return values * (summed + narrow) / HOST_LINK + bytes * ranks / NODE_BANDWIDTH;
         }
         bytes / (self.case.gpu.bandwidth * MEMORY_SHARE)
     }

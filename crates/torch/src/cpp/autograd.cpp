@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "strand-torch/src/autograd.rs.h"
 
@@ -21,11 +22,17 @@ struct RustNode : torch::autograd::Node {
     // An undefined gradient means zero. The closure may hold a collective that the other ranks enter, so it runs all the same.
     at::Tensor grad = grads[0].defined() ? std::move(grads[0]) : input_metadata(0).zeros_like();
     TensorList results;
-    call_backward(*backward_, std::make_unique<at::Tensor>(std::move(grad)), results);
+    TORCH_CHECK(backward_.has_value(), "a backward pass ran a second time through what it had freed");
+    call_backward(**backward_, std::make_unique<at::Tensor>(std::move(grad)), results);
     return std::move(results.tensors);
   }
 
-  rust::Box<Backward> backward_;
+  // As libtorch's own nodes do: the closure and the tensors that it keeps go as soon as they have been used.
+  void release_variables() override {
+    backward_.reset();
+  }
+
+  std::optional<rust::Box<Backward>> backward_;
 };
 
 // A call into Rust once a leaf has its gradient.

@@ -1,16 +1,26 @@
 //! Flat tensors a few values at a time: what an update needs beside them is no larger.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Values that a core's cache holds in several types.
-const CPU_CHUNK: i64 = 1 << 16;
+pub(crate) const CPU_CHUNK: i64 = 1 << 16;
 /// Values that keep a GPU busy.
-const GPU_CHUNK: i64 = 1 << 24;
+pub(crate) const GPU_CHUNK: i64 = 1 << 24;
 
-/// Parts of flat tensors side by side, on a CPU as many values as its cache holds. Of empty tensors one part that is empty.
-pub(crate) fn chunks<const N: usize>(tensors: [&Tensor; N]) -> impl Iterator<Item = [Tensor; N]> {
+/// How many values a device treats at a time where no result depends on it.
+pub(crate) fn at_once(device: Device) -> i64 {
+    match device {
+        Device::Cpu => CPU_CHUNK * i64::from(tch::get_num_threads().max(1)),
+        _ => GPU_CHUNK,
+    }
+}
+
+/// Parts of flat tensors side by side, of `most` values; of empty tensors one part that is empty.
+pub(crate) fn chunks<const N: usize>(
+    tensors: [&Tensor; N],
+    most: i64,
+) -> impl Iterator<Item = [Tensor; N]> {
     let length = tensors[0].size()[0];
-    let most = if tensors[0].device().is_cuda() { GPU_CHUNK } else { CPU_CHUNK };
     let tensors = tensors.map(Tensor::shallow_clone);
     (0..length.max(1)).step_by(most as usize).map(move |start| {
         tensors.each_ref().map(|tensor| tensor.narrow(0, start, most.min(length - start)))
@@ -20,7 +30,7 @@ pub(crate) fn chunks<const N: usize>(tensors: [&Tensor; N]) -> impl Iterator<Ite
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     use super::*;
 
@@ -28,7 +38,7 @@ mod tests {
         #[test]
         fn chunks_are_the_tensor(length in 0_i64..300_000) {
             let tensor = Tensor::arange(length, (Kind::Int64, Device::Cpu));
-            let parts: Vec<Tensor> = chunks([&tensor]).map(|[part]| part).collect();
+            let parts: Vec<Tensor> = chunks([&tensor], CPU_CHUNK).map(|[part]| part).collect();
             prop_assert!(parts.iter().all(|part| part.numel() <= CPU_CHUNK as usize));
             prop_assert_eq!(parts.iter().map(Tensor::numel).sum::<usize>(), length as usize);
             prop_assert_eq!(Tensor::cat(&parts, 0), tensor);

@@ -15,13 +15,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strand_comm::{Handle, Mesh, ReduceOp};
-use strand_model::{Direction, Parameter, Parameters, Partition, Residency, VideoLm, tree_sum};
+use strand_model::{
+    Direction, Parameter, Parameters, Partition, Residency, VideoLm, tree_sum, wide,
+};
 use strand_torch::{AdamWStep, fused_adamw, trim_heap};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
-use crate::sharded::chunks::chunks;
+use crate::sharded::chunks::{CPU_CHUNK, GPU_CHUNK, chunks};
 use crate::sharded::part::{Master, Part};
 use crate::sharded::reducer::{Reducer, forget};
 use crate::sharded::residency::Residents;
@@ -306,12 +308,13 @@ impl Sharded {
     }
 }
 
-/// Sum of the squares, a few values at a time, in fp64 from one part to the next. A CPU reads them once and writes nothing.
+/// Sum of the squares, a few values at a time, in fp64 from one part to the next. A CPU reads them once and writes nothing;
+/// the sum does not depend on its threads.
 fn square(gradient: &Tensor) -> Tensor {
-    let wide = if gradient.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let values = gradient.reshape(-1);
-    let squares = chunks([&values]).map(|[part]| {
-        let part = part.to_kind(wide);
+    let most = if values.device() == Device::Cpu { CPU_CHUNK } else { GPU_CHUNK };
+    let squares = chunks([&values], most).map(|[part]| {
+        let part = part.to_kind(wide(part.kind()));
         match part.device() {
             Device::Cpu => part.dot(&part),
             _ => part.square().sum(Kind::Double),
@@ -361,7 +364,7 @@ fn parts(
     }
     let rank = (mesh.dp.rank() as i64, mesh.dp.size() as i64);
     let part = |((group, _, is_matrix, _), parameters): (Key, Vec<&Parameter>)| {
-        let wide = if sharding.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let wide = wide(sharding.kind);
         let kind = if is_matrix { sharding.kind } else { wide };
         let Sharding { zero, offload, .. } = sharding;
         Ok(Part { group, ..Part::new(&parameters, (wide, kind), (zero, offload), rank)? })

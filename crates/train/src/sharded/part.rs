@@ -7,7 +7,7 @@ use strand_torch::{AdamWStep, fused_adamw};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
-use crate::sharded::chunks::chunks;
+use crate::sharded::chunks::{at_once, chunks};
 use crate::sharded::residue;
 
 /// How much of the training state the data-parallel ranks divide among themselves (arXiv 1910.02054).
@@ -59,6 +59,16 @@ pub(crate) enum Master {
     Residues(Tensor),
 }
 
+impl Master {
+    fn device(&self) -> Device {
+        match self {
+            Master::Same(values) | Master::Apart(values) | Master::Residues(values) => {
+                values.device()
+            }
+        }
+    }
+}
+
 impl Trained {
     /// Updates these values alone, a few at a time; `own` are those that the model computes with.
     ///
@@ -73,9 +83,13 @@ impl Trained {
         let (exp_avg, exp_avg_sq) = (&self.exp_avg, &self.exp_avg_sq);
         let gradient = &gradient.f_to_device(exp_avg.device())?;
         match &self.master {
+            Master::Same(master) | Master::Apart(master) if master.kind() == gradient.kind() => {
+                let all = [master, gradient, exp_avg, exp_avg_sq];
+                adamw(all.map(Tensor::shallow_clone), step)?;
+            }
             Master::Same(master) | Master::Apart(master) => {
                 for [master, gradient, exp_avg, exp_avg_sq] in
-                    chunks([master, gradient, exp_avg, exp_avg_sq])
+                    chunks([master, gradient, exp_avg, exp_avg_sq], at_once(master.device()))
                 {
                     let gradient = gradient.f_to_kind(master.kind())?;
                     adamw([master, gradient, exp_avg, exp_avg_sq], step)?;
@@ -83,7 +97,7 @@ impl Trained {
             }
             Master::Residues(residues) => {
                 for [own, residues, gradient, exp_avg, exp_avg_sq] in
-                    chunks([own, residues, gradient, exp_avg, exp_avg_sq])
+                    chunks([own, residues, gradient, exp_avg, exp_avg_sq], at_once(own.device()))
                 {
                     let master = residue::whole(&own, &residues)?;
                     let gradient = gradient.f_to_kind(master.kind())?;
@@ -114,12 +128,14 @@ impl Part {
         (zero, offloaded): (Zero, bool),
         (rank, size): (i64, i64),
     ) -> Result<Part, TrainError> {
-        let shards = if zero == Zero::Zero0 { 1 } else { size };
+        let is_trained = parameters.iter().any(|parameter| parameter.tensor.requires_grad());
+        // Of what is frozen nothing but the weights could be divided, and only ZeRO-3 gathers those that it needs.
+        let is_divided = if is_trained { zero != Zero::Zero0 } else { zero == Zero::Zero3 };
+        let shards = if is_divided { size } else { 1 };
         let mut flat = Flat::of(parameters, wide, shards)?;
         let length = flat.weights.size()[0] / shards;
         let start = if shards == 1 { 0 } else { rank * length };
         let range = start..start + length;
-        let is_trained = parameters.iter().any(|parameter| parameter.tensor.requires_grad());
         let own = |flat: &Flat| flat.weights.narrow(0, start, length);
         let original = own(&flat);
         if kind != wide {
@@ -138,12 +154,9 @@ impl Part {
                 Some(kept) => Master::Same(kept.shallow_clone()),
                 None => Master::Same(original.shallow_clone()),
             };
-            let device = match &master {
-                Master::Apart(_) => Device::Cpu,
-                _ => original.device(),
-            };
-            let zeros = || Tensor::f_zeros([length], (wide, device));
-            Ok(Trained { master, exp_avg: zeros()?, exp_avg_sq: zeros()? })
+            let zeros = || Tensor::f_zeros([length], (wide, master.device()));
+            let (exp_avg, exp_avg_sq) = (zeros()?, zeros()?);
+            Ok(Trained { master, exp_avg, exp_avg_sq })
         });
         let trained = trained.transpose()?;
         let is_split = parameters.iter().any(|parameter| parameter.is_split());

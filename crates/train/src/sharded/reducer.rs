@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use strand_comm::{CommError, Group, Handle, ReduceOp};
-use strand_model::{Existing, GradientSink, Member, Parameters, Write};
+use strand_model::{Existing, GradientSink, Member, Parameters, Write, wide};
 use strand_torch::{on_gradient, remove_gradient_hook, set_grad};
 use tch::{Device, Kind, Tensor};
 
@@ -241,7 +241,7 @@ impl Gradient {
     fn new(part: &Part, adds: bool) -> Gradient {
         let weights = &part.flat.weights;
         let kind = match weights.kind() {
-            Kind::BFloat16 if adds => Kind::Float,
+            kind if adds => wide(kind),
             kind => kind,
         };
         Gradient {

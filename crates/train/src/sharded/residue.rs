@@ -7,12 +7,12 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::sharded::chunks::chunks;
+use crate::sharded::chunks::{at_once, chunks};
 
 /// How far `wide`, in fp32, is from `narrow`, the same numbers rounded to bf16: int16, in the last places of fp32.
 pub(crate) fn of(wide: &Tensor, narrow: &Tensor) -> Result<Tensor, TchError> {
     let residues = Tensor::f_empty(wide.size(), (Kind::Int16, wide.device()))?;
-    for [wide, narrow, residues] in chunks([wide, narrow, &residues]) {
+    for [wide, narrow, residues] in chunks([wide, narrow, &residues], at_once(wide.device())) {
         write_residues(&wide, &narrow, &residues)?;
     }
     Ok(residues)
