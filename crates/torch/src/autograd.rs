@@ -201,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_backward_pass_keeps_goes_once_it_was_used() {
+        let kept = std::sync::Arc::new(());
+        let (x, held) = (ones(), kept.clone());
+        let backward = move |grad: Tensor| {
+            assert!(std::sync::Arc::strong_count(&held) > 0);
+            Ok(grad)
+        };
+        let y = with_backward(&x, &x, backward).unwrap().sum(Kind::Float);
+        assert_eq!(std::sync::Arc::strong_count(&kept), 2);
+        y.backward();
+        assert_eq!(std::sync::Arc::strong_count(&kept), 1);
+        let error = y.f_backward().unwrap_err().to_string();
+        assert!(error.contains("second time"), "{error}");
+    }
+
+    #[test]
     fn several_inputs_have_gradients_of_their_own() {
         let (x, y, z) = (ones(), ones(), Tensor::ones([3], (Kind::Float, Device::Cpu)));
         let product = with_backward_of([&x, &y, &z], &(&x * &y), |grad| {

@@ -214,21 +214,17 @@ impl Moments<'_> {
             }
     }
 
-    /// The layer `depth` from the last. Logits and the inputs of layers that are computed again stay until the backward
-    /// pass is over.
+    /// The layer `depth` from the last. What those behind it kept is gone.
     fn layer(&self, layer: usize, depth: usize) -> Bytes {
         let pass = &self.pass;
-        let kept = match self.case.recomputes() {
-            true => pass.layers() + pass.layer(layer),
-            false => {
-                let done = (layer + 1..=layer + depth).map(|layer| pass.layer(layer));
-                pass.layers().saturating_sub(done.sum())
-            }
-        };
+        let done = layer + 1..=layer + depth;
+        let again = self.case.recomputes();
+        let done = done.map(|layer| if again { pass.layer_input() } else { pass.layer(layer) });
+        let kept =
+            pass.layers().saturating_sub(done.sum()) + if again { pass.layer(layer) } else { 0 };
         self.held()
             + Bytes {
                 activations: kept + pass.features() + pass.layer_backward(layer),
-                logits: pass.logits(),
                 buffers: self.state.gathered(2) + self.state.reduced(depth),
                 ..Bytes::default()
             }
