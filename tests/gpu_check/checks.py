@@ -226,6 +226,7 @@ def peer_step(options, torch, script, variant):
 def peer_variables(options, torch):
     """A model is made from its sizes: nothing is to be looked up."""
     folders = [*map(os.path.realpath, options.site), *torch.python_path()]
+    folders += filter(None, [os.environ.get("PYTHONPATH")])
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**os.environ, **offline, "PYTHONPATH": ":".join(folders)}
 

@@ -178,6 +178,10 @@ def main():
             with open(options.json, "w") as file:
                 json.dump({"head": head, **about, "checks": rows}, file, indent=1)
 
+    # A file that cannot be written is known before minutes have gone.
+    if options.json:
+        os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
+    keep([])
     plan = planned(options, programs, torch, gpu, sizes)
     results = [first, *run_all(plan, options.limit_s, keep)]
     print(report.whole(head, results, gpu))

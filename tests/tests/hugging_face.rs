@@ -299,6 +299,18 @@ fn a_run_s_checkpoint_is_exported_whole() -> Result<()> {
         let name = format!("model.layers.0.self_attn.{part}.weight");
         ensure!((tensors[&name] != with_lora[&name]) == changes, "{name}");
     }
+    // Another width would be another scale.
+    let recipe = std::fs::read_to_string(model.workspace.recipe())?;
+    let lora = "  lora: {rank: 7, alpha: 7, targets: [q_proj, down_proj]}";
+    let other = model.workspace.path("other.yaml");
+    std::fs::write(&other, recipe.replace("tokenizer:", &format!("{lora}\ntokenizer:")))?;
+    let (checkpoint, out) = (model.workspace.path(checkpoint), model.workspace.path("other"));
+    let mut arguments = words("export", &checkpoint, &out);
+    arguments.extend(["--merge-lora", "--recipe"].map(OsString::from));
+    arguments.push(other.into());
+    let refused = strand(&arguments)?;
+    ensure!(!refused.status.success() && !out.exists(), "{refused:?}");
+    ensure!(text(&refused.stderr).contains("lora_A.weight has shape"), "{refused:?}");
     Ok(())
 }
 

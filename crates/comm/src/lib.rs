@@ -26,5 +26,7 @@ pub use gloo::{Endpoint, join_gloo};
 pub use group::{Group, Handle};
 pub use history::{Call, History, Op};
 pub use mesh::Mesh;
+#[doc(hidden)]
+pub use nccl::nccl_alone;
 pub use nccl::{gpu_name, num_gpus, with_nccl};
 pub use strand_torch::ReduceOp;

@@ -10,7 +10,9 @@ use std::os::fd::IntoRawFd;
 use std::thread;
 use std::time::Duration;
 
-use strand_comm::{CommError, Endpoint, Mesh, ReduceOp, join_gloo, local, num_gpus, with_nccl};
+use strand_comm::{
+    CommError, Endpoint, Mesh, ReduceOp, join_gloo, local, nccl_alone, num_gpus, with_nccl,
+};
 use suite::{CHECKS, Check, Rank, first_error};
 use tch::{Device, Kind, Tensor};
 
@@ -88,6 +90,27 @@ fn nccl_conforms() {
         on_gloo(check, on_cpu_beside_gpu);
         println!("nccl: {}: ok", check.name);
     }
+}
+
+/// One rank needs no collective; over NCCL each goes all the way to its GPU: communicator, stream, events, watch.
+#[test]
+fn nccl_carries_one_rank() {
+    match num_gpus() {
+        Ok(1..) => {}
+        none => return println!("nccl: one_rank: NOT RUN: {none:?}"),
+    }
+    let group = nccl_alone(0, TIMEOUT).unwrap();
+    for kind in [Kind::Float, Kind::BFloat16, Kind::Double, Kind::Int64] {
+        let tensor = Tensor::arange(1 << 20, (kind, Device::Cuda(0)));
+        let expected = tensor.copy();
+        let handles: Vec<_> =
+            (0..8).map(|_| group.all_reduce(&tensor, ReduceOp::Sum).unwrap()).collect();
+        handles.into_iter().for_each(|handle| handle.wait().unwrap());
+        drop(group.broadcast(&tensor, 0).unwrap());
+        group.barrier().unwrap();
+        assert!(tensor.equal(&expected), "{kind:?}");
+    }
+    println!("nccl: one_rank: ok");
 }
 
 /// Rank 1 goes away after the first collective, and takes its connections along.

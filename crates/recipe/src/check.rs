@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::problem::Findings;
 use crate::{Problem, Recipe, RecipeError, Severity, Stage};
 
+/// Eleven days; a clock of nanoseconds holds it.
+const MAX_TIMEOUT_S: f64 = 1e6;
+
 impl Recipe {
     /// Every problem of the recipe, errors first. Nothing but the recipe is looked at: no files, no data.
     pub fn check(&self) -> Vec<Problem> {
@@ -14,6 +17,10 @@ impl Recipe {
         self.check_data(&mut findings);
         for index in 0..self.stages.len() {
             self.check_stage(index, &mut findings);
+        }
+        // Only a model that is one has a list of parameters.
+        if !findings.0.iter().any(|problem| problem.severity == Severity::Error) {
+            self.check_patterns(&mut findings);
         }
         let mut problems = findings.0;
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
@@ -44,7 +51,8 @@ impl Recipe {
         findings.positive("checkpoint.every_steps", self.checkpoint.every_steps as usize);
         findings.positive("checkpoint.keep", self.checkpoint.keep);
         if let Some(threads) = self.runtime.threads_per_rank {
-            findings.positive("runtime.threads_per_rank", threads);
+            let path = "runtime.threads_per_rank";
+            findings.number(path, threads as f64, "1 to 4096", |it| (1.0..=4096.0).contains(&it));
         }
         findings.positive("runtime.prefetch_mib", self.runtime.prefetch_mib);
         if self.runtime.cache.folder.as_ref().is_some_and(|folder| folder.trim().is_empty()) {
@@ -55,7 +63,9 @@ impl Recipe {
             findings.number(path, factor, "above 1", |factor| factor > 1.0);
         }
         let timeout = self.runtime.collective_timeout_s;
-        findings.number("runtime.collective_timeout_s", timeout, "above 0", |s| s > 0.0);
+        let in_range = |s: f64| s > 0.0 && s <= MAX_TIMEOUT_S;
+        let words = "above 0 and at most 1e6";
+        findings.number("runtime.collective_timeout_s", timeout, words, in_range);
     }
 
     fn check_data(&self, findings: &mut Findings) {
@@ -176,7 +186,9 @@ stages:
     #[test]
     fn settings_of_the_run_are_in_range() {
         assert_problem(&["runtime.collective_timeout_s=0"], "above 0");
-        assert_problem(&["runtime.threads_per_rank=0"], "at least 1");
+        assert_problem(&["runtime.collective_timeout_s=1e20"], "at most 1e6");
+        assert_problem(&["runtime.threads_per_rank=0"], "1 to 4096");
+        assert_problem(&["runtime.threads_per_rank=4294967296"], "1 to 4096");
         assert_problem(&["runtime.cache.folder=' '"], "a folder of the nodes");
         assert_problem(&["checkpoint.every_steps=0"], "checkpoint.every_steps");
         assert_problem(&["tokenizer=' '"], "tokenizer.json");

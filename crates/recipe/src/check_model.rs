@@ -77,11 +77,20 @@ impl Recipe {
             findings.error("parallel.exact_tp", message, Some(hint));
             return;
         }
+        if self.runtime.threads_per_rank.is_some_and(|threads| threads > 1) {
+            let message =
+                "how a sum is cut among threads decides its bits: parallel.exact_tp needs one";
+            let hint = "leave it out, or parallel.exact_tp".to_owned();
+            findings.error("runtime.threads_per_rank", message, Some(hint));
+        }
         let heads = llama.key_value_heads();
+        let vocab = (!self.parallel.pad_vocab).then_some(llama.vocab_size);
         for (key, size) in [
-            ("model.llama.num_key_value_heads", heads),
-            ("model.llama.intermediate_size", llama.intermediate_size),
+            ("model.llama.num_key_value_heads", Some(heads)),
+            ("model.llama.intermediate_size", Some(llama.intermediate_size)),
+            ("model.llama.vocab_size", vocab),
         ] {
+            let Some(size) = size else { continue };
             if !size.is_multiple_of(slices) {
                 let message = format!("{size} is not a multiple of parallel.exact_tp = {slices}");
                 let hint = "choose a smaller parallel.exact_tp".to_owned();
@@ -243,6 +252,11 @@ mod tests {
         assert_problem(&["parallel.tp=0"], "at least 1");
         assert_problem(&["parallel.exact_tp=3", "batch.micro=4"], "no power of two");
         assert_problem(&["parallel.exact_tp=2"], "needs micro-batches");
+        let exact = ["parallel.exact_tp=2", "batch.micro=4"];
+        let with = |change| [exact.as_slice(), &[change]].concat();
+        assert_problem(&with("runtime.threads_per_rank=2"), "needs one");
+        let odd = [with("parallel.pad_vocab=false"), vec!["model.llama.vocab_size=513"]].concat();
+        assert_problem(&odd, "513 is not a multiple of parallel.exact_tp");
         assert_eq!(problems(&["parallel.tp=4", "model.llama.num_key_value_heads=2"]), [""; 0]);
     }
 

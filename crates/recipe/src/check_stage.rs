@@ -3,6 +3,7 @@
 use crate::check::check_name;
 use crate::problem::Findings;
 use crate::suggest;
+use crate::trained::matches;
 use crate::{DynamicMask, HuggingFace, Length, Mask, Optimizer, Recipe, Stage, Start, Warmup};
 
 impl Recipe {
@@ -21,6 +22,25 @@ impl Recipe {
         check_length(stage, &place, findings);
         if let Some(batch) = stage.batch {
             self.check_batch(&format!("{place}.batch"), batch, findings);
+        }
+    }
+
+    /// A stage that trains nothing fails when its turn comes; a pattern that names nothing may be a slip.
+    pub(crate) fn check_patterns(&self, findings: &mut Findings) {
+        let parameters = self.parameters();
+        for stage in &self.stages {
+            let path = format!("stages.{}.train", stage.name);
+            let hint = "patterns match whole names, as in train: [\"proj.*\", \"*.lora_B.weight\"]";
+            if !parameters.iter().any(|one| stage.trains(&one.name)) {
+                let message = "the patterns name no parameter that the stage uses";
+                findings.error(path, message, Some(hint.to_owned()));
+                continue;
+            }
+            for pattern in &stage.train {
+                if !parameters.iter().any(|one| matches(pattern, &one.name)) {
+                    findings.warning(&path, format!("`{pattern}` names no parameter"), hint);
+                }
+            }
         }
     }
 
@@ -246,6 +266,15 @@ mod tests {
         let lora = "model.lora={rank: 2, alpha: 4}";
         assert_eq!(problems(&[lora, &start("{llama: a, adapter: b}")]), [""; 0]);
         assert_problem(&[lora, &start("{llama: a, adapter: ' '}")], "adapter: must name a folder");
+    }
+
+    #[test]
+    fn patterns_name_parameters() {
+        assert_problem(&["stages.all.train=['porj.*']"], "stages.all.train: the patterns name no");
+        let half = "stages.all.train=['proj.*', '*.lora_a.weight']";
+        assert_problem(&[half], "`*.lora_a.weight` names no parameter");
+        // Named, but not used by the stage.
+        assert_problem(&["stages.base.train=['mvm_decoder.*']"], "that the stage uses");
     }
 
     #[test]

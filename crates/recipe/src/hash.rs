@@ -19,7 +19,7 @@ impl Recipe {
     }
 
     /// Whether micro-batches have a loss or a mask of their own.
-    fn depends_on_micro_batches(&self) -> bool {
+    pub fn depends_on_micro_batches(&self) -> bool {
         let own_mask =
             |mask: &Mask| matches!(mask, Mask::Dynamic(d) if d.per == MaskPeriod::MicroBatch);
         self.loss.normalization == Normalization::PerMicroBatch

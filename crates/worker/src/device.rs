@@ -72,13 +72,17 @@ pub fn peak_flops(mesh: &Mesh, recipe: &Recipe) -> Option<f64> {
 
 /// This rank's GPU, by its index among those that it sees; none where it is to run on CPUs.
 fn find(wanted: Device, env: &RankEnv) -> Result<Option<usize>, String> {
-    match visible_gpus() {
-        0 if wanted == Device::Auto => return Ok(None),
-        0 => return Err("there is no GPU, and runtime.device is cuda".into()),
-        _ => {}
+    let seen = visible_gpus();
+    if seen == 0 && wanted == Device::Auto {
+        return Ok(None);
     }
-    let count = num_gpus().map_err(|error| format!("there are GPUs, but {error}"))?;
-    choose(count, env.local_rank)
+    // The driver knows best: there may be GPUs without a node in /dev.
+    match num_gpus() {
+        Ok(count) if count > 0 => choose(count, env.local_rank),
+        Err(error) if seen > 0 => Err(format!("there are GPUs, but {error}")),
+        Ok(_) => Err("there is no GPU, and runtime.device is cuda".into()),
+        Err(error) => Err(format!("there is no GPU, and runtime.device is cuda: {error}")),
+    }
 }
 
 fn choose(count: usize, local_rank: usize) -> Result<Option<usize>, String> {

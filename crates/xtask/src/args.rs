@@ -16,7 +16,7 @@ usage: cargo xtask COMMAND
       --mpi             instead what ranks test under `mpirun -n 4`; fetches Open MPI where there is no MPI
   bench data [OPTION]…  strand's reader against the loaders people use: `cargo xtask bench data --help`
   bench step [OPTION]…  a training step against the same in PyTorch: `cargo xtask bench step --help`
-  bench plan            the memory that `strand plan` says beside what a step takes, three sizes
+  bench plan            the memory that `strand plan` says beside what a step takes, ten models
   bench order           what the order of 50 million samples costs: time to the first, memory
   gpu-check [OPTION]…   what needs an NVIDIA GPU: NCCL, the golden cases, a step of 7B: `cargo xtask gpu-check --help`
       --gather FOLDER   instead put all that it needs into a folder, for a machine without cargo

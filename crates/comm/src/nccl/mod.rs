@@ -96,6 +96,21 @@ pub fn with_nccl(mesh: &Mesh, gpu: usize) -> Result<Mesh, CommError> {
     })
 }
 
+/// A group of one rank whose collectives go over NCCL all the same, which a mesh of one rank does without: for tests.
+///
+/// # Errors
+/// As [`with_nccl`].
+#[doc(hidden)]
+pub fn nccl_alone(gpu: usize, timeout: Duration) -> Result<Group, CommError> {
+    let alone = Mesh::single().world;
+    let failed = |source| joining(&alone, source);
+    let (context, id) = agree(&alone, open(gpu, true))?;
+    let communicator = join(&alone, &context, &id).map_err(failed)?;
+    let nccl = Nccl::new(communicator, &context, timeout).map_err(failed)?;
+    look_after(vec![Arc::downgrade(&nccl.watch)]).map_err(|e| failed(native("watch", e)))?;
+    Ok(Group::new("world", 0, 1, timeout, nccl))
+}
+
 fn joining(group: &Group, source: BackendError) -> CommError {
     CommError::Join {
         group: format!("{} over NCCL", group.name()),
@@ -365,8 +380,6 @@ fn native(call: &'static str, error: impl std::fmt::Display) -> BackendError {
 mod tests {
     use std::thread;
 
-    use tch::Kind;
-
     use super::*;
     use crate::local;
 
@@ -410,31 +423,6 @@ mod tests {
                 scope.spawn(move || join(mesh));
             });
         });
-    }
-
-    /// A group of one rank usually has no backend; with this one it does all that a GPU's collective does.
-    #[test]
-    fn one_gpu_works_alone() {
-        match num_gpus() {
-            Ok(1..) => {}
-            none => return eprintln!("not checked: there is no GPU: {none:?}"),
-        }
-        let timeout = Duration::from_secs(20);
-        let (context, id) = open(0, true).unwrap();
-        let communicator = Communicator::join(&id.try_into().unwrap(), (0, 1), timeout).unwrap();
-        let nccl = Nccl::new(communicator, &context, timeout).unwrap();
-        look_after(vec![Arc::downgrade(&nccl.watch)]).unwrap();
-        let group = Group::new("world", 0, 1, timeout, nccl);
-        for kind in [Kind::Float, Kind::BFloat16, Kind::Double, Kind::Int64] {
-            let tensor = Tensor::arange(1 << 20, (kind, Device::Cuda(0)));
-            let expected = tensor.copy();
-            let handles: Vec<_> =
-                (0..8).map(|_| group.all_reduce(&tensor, ReduceOp::Sum).unwrap()).collect();
-            handles.into_iter().for_each(|handle| handle.wait().unwrap());
-            drop(group.broadcast(&tensor, 0).unwrap());
-            group.barrier().unwrap();
-            assert!(tensor.equal(&expected), "{kind:?}");
-        }
     }
 
     #[test]

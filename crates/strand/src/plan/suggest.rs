@@ -1,9 +1,10 @@
 //! The layout that fits and takes least time.
 
 use serde::Serialize;
-use strand_recipe::{ActivationCheckpointing, Batch, Normalization, Recipe};
+use strand_recipe::{ActivationCheckpointing, Batch, Recipe};
 
 use super::case::World;
+use super::gpu;
 use super::shapes::SampleShape;
 use super::stage::{Given, StagePlan};
 
@@ -44,7 +45,13 @@ fn fit(
 ) -> Option<Suggestion> {
     candidate.validate().ok()?;
     let world = World::of(candidate, world_size, given.ranks_per_node).ok()?;
-    let given = Given { world, ..given };
+    // Ranks on CPUs share one machine, whatever their number.
+    let shared = match given.gpu.name == gpu::CPU {
+        true => Some(gpu::find(gpu::CPU, world.ranks_per_node).ok()?),
+        false => None,
+    };
+    let gpu = shared.as_ref().unwrap_or(given.gpu);
+    let given = Given { world, gpu, ..given };
     let mut suggestion =
         Suggestion { world_size, set: changes(recipe, candidate), needed: 0, step_s: 0.0 };
     for (stage, sample) in candidate.stages.iter().zip(samples) {
@@ -96,8 +103,7 @@ fn candidates(
 
 /// None for the recipe's own. Where micro-batches decide the result they stay.
 fn micro_batches(recipe: &Recipe) -> Vec<Option<usize>> {
-    let fixed = recipe.loss.normalization == Normalization::PerMicroBatch
-        || recipe.parallel.exact_tp.is_some();
+    let fixed = recipe.depends_on_micro_batches() || recipe.parallel.exact_tp.is_some();
     let sizes = [32, 16, 8, 4, 2, 1].map(Some);
     if fixed { vec![None] } else { std::iter::once(None).chain(sizes).collect() }
 }

@@ -168,6 +168,21 @@ fn a_suggestion_fits_when_it_is_planned() {
 }
 
 #[test]
+fn micro_batches_with_masks_of_their_own_stay() {
+    let recipe = recipe(|recipe| {
+        recipe.memory = strand_recipe::Memory::default();
+        recipe.batch.micro = None;
+        recipe.stages[0].mask =
+            serde_json::from_str(r#"{"dynamic": {"per": "micro_batch"}}"#).expect("a mask");
+    });
+    let gpu = gpu::find("rtx4090", 8).unwrap();
+    let world = World::of(&recipe, 8, 8).unwrap();
+    let given = Given { world, ranks_per_node: 8, gpu: &gpu, storage: 1e9 };
+    let found = suggest(&recipe, &[sample(&recipe)], given).expect("a layout");
+    assert!(!found.set.iter().any(|set| set.contains("micro")), "{found:?}");
+}
+
+#[test]
 fn frozen_weights_have_no_state() {
     let frozen = plan(|recipe| recipe.stages[0].train = vec!["proj.*".into()]);
     let bytes = frozen.memory.moments.last().unwrap().bytes;

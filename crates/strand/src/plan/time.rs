@@ -170,10 +170,12 @@ impl Clock<'_> {
         let gradients = state.trained_values() as f64 * case.wide() as f64 * ring;
         let passes = case.micro_batches() as f64;
         let layers = state.layers_bytes() as f64 * ring;
-        let forward = (flops.model - flops.teacher) / 3.0;
+        // Of frozen weights there is no gradient to compute.
+        let share = state.trained_share();
+        let forward = (flops.model - flops.teacher) / (2.0 + share);
         let seconds = |flops: f64| flops / self.rate();
         let behind = |work: f64, computing: f64| (work - computing).max(0.0);
-        let back = seconds(2.0 * forward + flops.again);
+        let back = seconds((1.0 + share) * forward + flops.again);
         let front = state.outside_bytes() as f64 * ring;
         match case.zero() {
             0 => behind(2.0 * gradients, back / passes),

@@ -71,6 +71,9 @@ impl Plan {
         let wanted = recipe.model.llama.tensors();
         check(manifest, &wanted)?;
         let lora = if merge { Some(adaptation(recipe, "--merge-lora")?) } else { None };
+        if let Some(lora) = lora {
+            check(manifest, &lora.tensors(&recipe.model.llama))?;
+        }
         let llama: Vec<Item> = wanted
             .into_iter()
             .map(|(name, shape)| {
