@@ -150,11 +150,15 @@ const WORDS: usize = 8;
 /// away.
 fn failures(text: &str) -> Vec<String> {
     let (mut found, mut program, mut words) = (Vec::new(), "", 0);
+    // With --show-output what passed has its words listed alike, before what failed.
+    let mut has_passed = false;
     for line in text.lines() {
         let trimmed = line.trim_start();
         if trimmed.starts_with("Running ") || trimmed.starts_with("Doc-tests ") {
-            program = trimmed;
-        } else if line.starts_with("---- ") {
+            (program, has_passed) = (trimmed, false);
+        } else if line == "successes:" || line == "failures:" {
+            (has_passed, words) = (line == "successes:", 0);
+        } else if line.starts_with("---- ") && !has_passed {
             found.push(format!("FAILED {}, {program}", line.trim_matches(['-', ' '])));
             words = WORDS;
         } else if line.starts_with("stack backtrace:") || line.starts_with("Stack backtrace:") {
@@ -200,6 +204,25 @@ test result: FAILED. 10 passed; 3 failed; 0 ignored; 0 measured; 4 filtered out;
         let expected = Counts { passed: 12, failed: 3, skipped: 1 };
         assert_eq!(count(OUTPUT), expected);
         assert_eq!(count("nothing"), Counts::default());
+    }
+
+    #[test]
+    fn words_of_what_passed_are_no_failure() {
+        let output = "\
+     Running tests/a.rs (target/a-1)
+successes:
+---- good stdout ----
+a table
+successes:
+    good
+failures:
+---- bad stdout ----
+why
+failures:
+    bad
+";
+        let expected = ["FAILED bad stdout, Running tests/a.rs (target/a-1)", "    why"];
+        assert_eq!(failures(output), expected);
     }
 
     #[test]
