@@ -78,7 +78,7 @@ fn find(wanted: Device, env: &RankEnv) -> Result<Option<usize>, String> {
     }
     // The driver knows best: there may be GPUs without a node in /dev.
     match num_gpus() {
-        Ok(count) if count > 0 => choose(count, env.local_rank),
+        Ok(count) if count > 0 || seen > 0 => choose(count, env.local_rank),
         Err(error) if seen > 0 => Err(format!("there are GPUs, but {error}")),
         Ok(_) => Err("there is no GPU, and runtime.device is cuda".into()),
         Err(error) => Err(format!("there is no GPU, and runtime.device is cuda: {error}")),
